@@ -1,0 +1,242 @@
+"""A checkpoint to a bundle: exported through Optimum, fused, quantised, verified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2ja_export.checkpoint import TOKENIZER_FILES, Checkpoint, open_checkpoint
+from gpt2ja_export.verify import Verification, as_dict, check, verify
+from gpt2ja_onnx import bundle
+from gpt2ja_onnx.errors import ExportError
+from gpt2ja_onnx.files import atomic_directory, check_output_directory
+from gpt2ja_onnx.session import Session
+from gpt2ja_onnx.threads import available_threads
+from gpt2ja_onnx.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+    from transformers import GPT2LMHeadModel
+
+CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
+_TOOLS = ("gpt2ja-onnx", "onnx", "onnx-ir", "onnxruntime", "optimum-onnx", "torch", "transformers")
+_SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep")
+# Tensors below this size stay inside the graph file.
+_INLINE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What to export.
+
+    Attributes:
+        precision: Of the weights.
+        device: Kind of device that the graph is made for.
+        graph: ``fused`` for this runtime; ``portable`` keeps Optimum's own graph and files.
+        verify: Compare with PyTorch, and fail over the limits of the precision.
+        eval_text: UTF-8 text on which perplexity is measured; None takes a short one.
+    """
+
+    precision: bundle.Precision = "int8"
+    device: bundle.Device = "cpu"
+    graph: bundle.Graph = "fused"
+    verify: bool = True
+    eval_text: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and self.precision != "fp16":
+            raise ExportError(
+                f"--device cuda runs fp16, not {self.precision}; the CPU runs fp32, fp16, int8 "
+                "and int4"
+            )
+        if self.graph == "portable" and self.precision != "fp32":
+            raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
+
+
+def export_bundle(
+    location: str,
+    output: Path,
+    settings: ExportSettings,
+    *,
+    revision: str | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = lambda step: None,
+) -> bundle.Manifest:
+    """Export the checkpoint `location`, a directory or a hub id, to the bundle `output`.
+
+    Args:
+        location: See `gpt2ja_export.checkpoint.open_checkpoint`.
+        output: The directory to write; whole or absent.
+        settings: What to export.
+        revision: Of a hub id.
+        force: Replace an existing `output`.
+        report: Called with the name of each step as it begins.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The hub cannot be reached.
+        ExportError: A rewrite did not happen, or a figure is over its limit.
+        OutputError: `output` exists, or cannot be written.
+    """
+    check_output_directory(output, force=force)
+    text = _read_text(settings.eval_text)
+    report("opening the checkpoint")
+    checkpoint = open_checkpoint(location, revision)
+    model = checkpoint.load_model()
+    with atomic_directory(output, force=force) as directory:
+        write = _write_fused if settings.graph == "fused" else _write_portable
+        shape, fusions, quantization = write(model, checkpoint, directory, settings, report)
+        special = _write_tokenizer(checkpoint, directory)
+        figures: dict[str, Any] = {}
+        manifest = bundle.Manifest(
+            graph=settings.graph,
+            precision=settings.precision,
+            quantization=quantization,
+            device=settings.device,
+            shape=shape,
+            special_ids=special,
+            generation_defaults=_write_generation_config(model, directory),
+            source=checkpoint.source,
+            fusions=fusions,
+            tools={name: version(name) for name in _TOOLS},
+            verification=figures,
+        )
+        if settings.verify:
+            report("verifying against PyTorch")
+            found = _verify(directory, manifest, model, text)
+            check(found, settings.precision)
+            figures |= as_dict(found)
+        report("hashing")
+        bundle.write_manifest(directory, manifest)
+    return manifest
+
+
+def _read_text(path: Path | None) -> str:
+    if path is None:
+        return (files("gpt2ja_export") / "sample.txt").read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _write_fused(
+    model: GPT2LMHeadModel,
+    checkpoint: Checkpoint,
+    directory: Path,
+    settings: ExportSettings,
+    report: Callable[[str], None],
+) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from gpt2ja_export.fuse import fuse
+    from gpt2ja_export.plain import export_plain
+    from gpt2ja_export.quantize import quantize
+
+    shape = _shape(checkpoint.config, settings.precision)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
+        report("exporting with Optimum")
+        export_plain(model, Path(plain))
+        graph: ir.Model = ir.load(Path(plain) / "model.onnx")
+        report("fusing")
+        fusions = fuse(graph, shape)
+        report(f"converting to {settings.precision}")
+        quantization = quantize(graph, shape, settings.precision)
+        common.RemoveUnusedNodesPass()(graph)
+        graph.graph.name = "gpt2ja_onnx"
+        report("writing")
+        # A file of its own for the weights can be mapped into memory instead of being parsed.
+        ir.save(
+            graph,
+            directory / bundle.MODEL_FILE,
+            external_data=f"{bundle.MODEL_FILE}.data",
+            size_threshold_bytes=_INLINE_BYTES,
+        )
+    return shape, fusions, quantization
+
+
+def _write_portable(
+    model: GPT2LMHeadModel,
+    checkpoint: Checkpoint,
+    directory: Path,
+    settings: ExportSettings,
+    report: Callable[[str], None],
+) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+    from gpt2ja_export.plain import export_plain
+
+    report("exporting with Optimum")
+    export_plain(model, directory)
+    return _shape(checkpoint.config, settings.precision), {}, {}
+
+
+def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelShape:
+    return bundle.ModelShape(
+        layers=config["n_layer"],
+        width=config["n_embd"],
+        heads=config["n_head"],
+        context=config["n_positions"],
+        vocab_size=config["vocab_size"],
+        candidates=min(CANDIDATES, config["vocab_size"]),
+        cache_dtype="float16" if precision == "fp16" else "float32",
+    )
+
+
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, int]:
+    """Copy the tokenizer and configuration; return the ids of the special tokens."""
+    for name in (*TOKENIZER_FILES, "config.json"):
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, directory / name)
+    tokenizer_config = directory / "tokenizer_config.json"
+    named = json.loads(tokenizer_config.read_text()) if tokenizer_config.is_file() else {}
+    if "tokenizer_class" not in named:
+        # AutoTokenizer would have to guess.
+        named["tokenizer_class"] = "BertGenerationTokenizer"
+        tokenizer_config.write_text(json.dumps(named, ensure_ascii=False, indent=2) + "\n")
+    ids = {name: checkpoint.config.get(f"{name}_token_id") for name in _SPECIAL}
+    return {name: value for name, value in ids.items() if isinstance(value, int)}
+
+
+def _write_generation_config(model: GPT2LMHeadModel, directory: Path) -> dict[str, Any]:
+    """Write the checkpoint's generation settings; return those that differ from the defaults."""
+    config = model.generation_config
+    config.save_pretrained(directory)
+    settings: dict[str, Any] = config.to_diff_dict()
+    return {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, bool | int | float) and not name.startswith("_")
+        if not name.endswith("_token_id")
+    }
+
+
+def _verify(
+    directory: Path, manifest: bundle.Manifest, model: GPT2LMHeadModel, text: str
+) -> Verification:
+    import torch
+
+    tokenizer = Tokenizer(directory / bundle.TOKENIZER_FILE)
+    ids = [token for line in text.splitlines() for token in tokenizer.encode(line.strip())]
+
+    def reference(prompt: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(torch.from_numpy(prompt)[None]).logits[0].numpy()
+        return logits
+
+    if manifest.graph == "portable":
+        from gpt2ja_export.portable import PortableSession
+
+        session: Any = PortableSession(directory, manifest, threads=available_threads())
+    else:
+        session = Session(directory, manifest, threads=available_threads())
+    return verify(session, reference, ids)

@@ -1,0 +1,47 @@
+"""Optimum's export: a PyTorch GPT-2 to a plain ONNX graph with a KV cache."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from transformers import GPT2LMHeadModel
+
+OPSET = 18
+
+
+def export_plain(model: GPT2LMHeadModel, output: Path) -> None:
+    """Write Optimum's ``text-generation-with-past`` export of `model` to the directory `output`.
+
+    The graph takes ``input_ids``, ``attention_mask``, ``position_ids`` and
+    ``past_key_values.N.key|value`` and gives ``logits`` and ``present.N.key|value``.
+    """
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    # The exporter switches to configurations of its own; the checkpoint's stays as it is.
+    with _quiet():
+        onnx_export_from_model(
+            model,
+            output,
+            task="text-generation-with-past",
+            opset=OPSET,
+            do_validation=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tracer warnings and log lines, which a user can do nothing about, off the screen."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

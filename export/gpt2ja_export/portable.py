@@ -1,0 +1,78 @@
+"""Optimum's own graph behind the fused graph's interface, so that one verification serves both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from gpt2ja_onnx import bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class PortableSession:
+    """Runs a portable bundle; as `gpt2ja_onnx.session.Session`, but slowly and row by row."""
+
+    def __init__(self, directory: Path, manifest: bundle.Manifest, *, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(
+            str(directory / bundle.MODEL_FILE), options, providers=["CPUExecutionProvider"]
+        )
+        self.shape = manifest.shape
+
+    def plan(
+        self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]
+    ) -> PortablePlan:
+        """Buffers for one call, filled and read as those of `gpt2ja_onnx.session.Plan`."""
+        return PortablePlan(self._session, self.shape, rows, new, positions, caches)
+
+
+class PortablePlan:
+    """One call of Optimum's graph."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        shape: bundle.ModelShape,
+        rows: int,
+        new: int,
+        positions: int,
+        caches: Sequence[NDArray[np.generic]],
+    ) -> None:
+        self._session = session
+        self._caches = caches
+        self.input_ids = np.zeros((rows, new), dtype=np.int64)
+        self.position_ids = np.zeros((rows, new), dtype=np.int64)
+        self.logit_positions = np.zeros((rows, positions), dtype=np.int64)
+        self.lengths = np.zeros(rows, dtype=np.int32)
+        self.logits = np.zeros((rows, positions, shape.vocab_size), dtype=np.float32)
+
+    def run(self) -> None:
+        """Run every row, with its cached tokens in front of its new ones."""
+        for row, length in enumerate(self.lengths):
+            past = int(self.position_ids[row, 0])
+            new = int(length) - past
+            feeds: dict[str, Any] = {
+                "input_ids": self.input_ids[row : row + 1, :new],
+                "position_ids": self.position_ids[row : row + 1, :new],
+                "attention_mask": np.ones((1, length), dtype=np.int64),
+            }
+            names = [bundle.LOGITS]
+            for index, cache in enumerate(self._caches):
+                layer, part = divmod(index, 2)
+                name = bundle.CACHE_PARTS[part]
+                feeds[f"past_key_values.{layer}.{name}"] = cache[row : row + 1, :, :past]
+                names.append(bundle.present_name(layer, name))
+            logits, *present = self._session.run(names, feeds)
+            for cache, values in zip(self._caches, present, strict=True):
+                cache[row, :, :length] = values[0]
+            wanted = np.minimum(self.logit_positions[row], new - 1)
+            self.logits[row] = logits[0, wanted]

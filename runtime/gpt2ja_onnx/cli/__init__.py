@@ -1,0 +1,84 @@
+"""The command line: one group whose commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from importlib.metadata import version
+
+import click
+
+from gpt2ja_onnx.errors import Gpt2jaError, MissingExtraError
+
+# Command → module that holds it as `command`, and the extra that its imports need.
+_COMMANDS = {
+    "export": ("gpt2ja_export.cli", "export"),
+    "generate": ("gpt2ja_onnx.cli.generate", "cpu"),
+    "score": ("gpt2ja_onnx.cli.score", "cpu"),
+    "inspect": ("gpt2ja_onnx.cli.inspect", "cpu"),
+    "bench": ("gpt2ja_bench.cli", "bench"),
+    "train": ("gpt2ja_train.cli", "train"),
+}
+_OURS = ("gpt2ja_onnx", "gpt2ja_export", "gpt2ja_train", "gpt2ja_bench")
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("gpt2ja-onnx"), prog_name="gpt2ja-onnx")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def group(debug: bool) -> None:
+    """Export a Japanese GPT-2 to ONNX, generate text with it, and measure it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # The flag is accepted anywhere, as `gpt2ja-onnx generate --debug` is what people type.
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        status = group.main(arguments, prog_name="gpt2ja-onnx", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); silence Python's flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            click.echo(f"error: {_describe(error, arguments)}", err=True)
+        sys.exit(1)
+
+
+def _describe(error: Exception, arguments: list[str]) -> str:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in _OURS:
+        command = next((word for word in arguments if word in _COMMANDS), "")
+        extra = _COMMANDS.get(command, ("", "cpu"))[1]
+        error = MissingExtraError(
+            f"{command} needs {error.name}, which is not installed: "
+            f"pip install 'gpt2ja-onnx[{extra}]'"
+        )
+    if isinstance(error, Gpt2jaError):
+        return " ".join(str(error).split())
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{reason} ({type(error).__name__}; --debug shows where)"

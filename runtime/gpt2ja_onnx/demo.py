@@ -1,0 +1,34 @@
+"""Where the bundled demo model lies: in the installed package, or in the source tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt2ja_onnx.errors import BundleError
+
+_PLACES = (
+    Path(__file__).parent / "models" / "demo",  # a wheel
+    Path(__file__).parents[2] / "models" / "demo",  # an editable install
+)
+FULL_MODEL = "colorfulscoop/gpt2-small-ja"
+NOTICE = (
+    "using the small demo model; for the full one: "
+    f"gpt2ja-onnx export {FULL_MODEL} gpt2-small-ja --precision int8, then --model gpt2-small-ja"
+)
+
+
+def demo_bundle() -> Path:
+    """The directory of the demo bundle."""
+    return _find("bundle")
+
+
+def demo_checkpoint() -> Path:
+    """The directory of the demo checkpoint, in the Hugging Face layout."""
+    return _find("checkpoint")
+
+
+def _find(name: str) -> Path:
+    for place in _PLACES:
+        if (place / name).is_dir():
+            return place / name
+    raise BundleError(f"the demo model's {name} is not installed; name one with --model")

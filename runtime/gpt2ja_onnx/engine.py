@@ -1,0 +1,260 @@
+"""Continuous batching: sequences enter and leave the running batch between two steps.
+
+The engine is single-threaded: `gpt2ja_onnx.worker` runs it. Row i of the cache belongs to
+`running[i]`; a sequence that ends gives its row to the last one, so that the batch is always the
+first rows of the cache and finished sequences cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2ja_onnx.cache import KVCache
+from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.request import Request, Sequence, TokenLogprobs
+from gpt2ja_onnx.sampler import choose, log_probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpt2ja_onnx.session import Plan, Session
+
+# Tokens, padding included, that one prefill call computes at most.
+_PREFILL_TOKENS = 2048
+# A prefix is shared when it saves at least this many tokens.
+_SHORTEST_SHARED_PREFIX = 16
+
+
+class Engine:
+    """Runs requests through one session.
+
+    Args:
+        session: The graph.
+        max_rows: Sequences that run at once, at most.
+        max_memory: Bytes that the cache may take; None leaves it to `max_rows`.
+
+    Attributes:
+        waiting: Sequences that wait for a row, in the order in which they came.
+        running: Sequences that have a row, by row.
+    """
+
+    def __init__(self, session: Session, *, max_rows: int, max_memory: int | None = None) -> None:
+        self._session = session
+        self.max_rows = max_rows
+        self._max_memory = max_memory
+        self._cache = KVCache(session.shape)
+        self._decode_plans: dict[int, Plan] = {}
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.waiting and not self.running
+
+    def add(self, request: Request) -> None:
+        """Queue all sequences of a request; one that cannot ever fit fails at once."""
+        needed = self._cache.bytes_needed(1, request.max_length)
+        if self._max_memory is not None and needed > self._max_memory:
+            request.fail(
+                GenerationError(
+                    f"the request needs {needed} bytes of cache, max_memory is {self._max_memory}"
+                )
+            )
+            return
+        for index in range(request.config.num_return_sequences):
+            sequence = Sequence(request, index)
+            if sequence.length >= request.context:  # no room for even one token
+                sequence.finish_reason = "context"
+                request.deliver(sequence, "")
+            else:
+                self.waiting.append(sequence)
+
+    def step(self) -> None:
+        """Drop what is overdue, admit what fits, and generate one token for every row."""
+        self._drop_overdue()
+        self._admit()
+        if self.running:
+            self._decode()
+
+    def fail_all(self, error: GenerationError) -> None:
+        """End every request with `error` and start anew with an empty cache."""
+        for sequence in [*self.running, *self.waiting]:
+            sequence.request.fail(error)
+        self.running.clear()
+        self.waiting.clear()
+        self._decode_plans.clear()
+        self._cache.clear()
+
+    # --- admission ---
+
+    def _drop_overdue(self) -> None:
+        for request in {sequence.request for sequence in [*self.waiting, *self.running]}:
+            if (error := request.overdue()) is not None:
+                request.fail(error)
+        if any(sequence.request.done for sequence in self.waiting):
+            self.waiting = deque(s for s in self.waiting if not s.request.done)
+        self._release_ended()
+
+    def _admit(self) -> None:
+        """Give rows to waiting sequences and compute their prompts."""
+        fresh: list[Sequence] = []  # have a row, but nothing in it yet
+        while self.waiting and self._fits(self.waiting[0]):
+            sequence = self.waiting.popleft()
+            row = len(self.running)
+            self._reserve(row + 1, sequence.request.max_length)
+            donor, shared = self._longest_prefix(sequence)
+            if donor in fresh:
+                self._prefill(fresh)
+                fresh = []
+            self.running.append(sequence)
+            if donor is None:
+                fresh.append(sequence)
+                continue
+            self._cache.copy(self.running.index(donor), row, shared)
+            if sequence.request.first_choice is None or shared < sequence.length:
+                self._prefill_rest(sequence, row, shared)
+        self._prefill(fresh)
+        started = [s for s in self.running if s.length == s.state.prompt_length]
+        choices = [s.request.first_choice for s in started if s.request.first_choice is not None]
+        if choices:
+            self._take(started, *map(np.concatenate, zip(*choices, strict=True)))
+        self._release_ended()
+
+    def _fits(self, sequence: Sequence) -> bool:
+        rows = len(self.running) + 1
+        if rows > self.max_rows:
+            return False
+        if self._max_memory is None:
+            return True
+        positions = max(s.request.max_length for s in [sequence, *self.running])
+        return self._cache.bytes_needed(rows, positions) <= self._max_memory
+
+    def _reserve(self, rows: int, positions: int) -> None:
+        if rows > self._cache.rows and self._max_memory is None:
+            rows = min(self.max_rows, max(rows, 2 * self._cache.rows))
+        if self._cache.reserve(rows, positions, len(self.running)):
+            self._decode_plans.clear()
+
+    def _longest_prefix(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """The running sequence whose cached tokens begin most like `sequence`'s prompt.
+
+        A shared prefix ends two tokens before the prompt does: the kernels compute several new
+        tokens on top of cached ones to the same bits as all at once, but not a single one. Only
+        sequences of the same request share the whole prompt, with the scores that it gave.
+        """
+        prompt = sequence.request.prompt_ids
+        best: tuple[Sequence | None, int] = (None, 0)
+        for other in self.running:
+            if other.request is sequence.request:
+                return other, len(prompt)
+            end = min(len(prompt) - 2, other.state.prompt_length)
+            if end <= max(best[1], _SHORTEST_SHARED_PREFIX - 1):
+                continue
+            differs = np.flatnonzero(prompt[:end] != other.state.history[:end])
+            shared = int(differs[0]) if len(differs) else end
+            if shared >= max(_SHORTEST_SHARED_PREFIX, best[1] + 1):
+                best = (other, shared)
+        return best
+
+    # --- prompts ---
+
+    def _prefill(self, sequences: list[Sequence]) -> None:
+        """Compute the whole prompts of sequences in consecutive rows, some rows a call."""
+        while sequences:
+            count, longest = 0, 0
+            while count < len(sequences):
+                widened = max(longest, sequences[count].length)
+                if count and widened * (count + 1) > _PREFILL_TOKENS:
+                    break
+                count, longest = count + 1, widened
+            group, sequences = sequences[:count], sequences[count:]
+            first_row = self.running.index(group[0])
+            # A row of one token alone would be computed by the kernel for decoding.
+            width = max(longest, 2)
+            plan = self._session.plan(
+                count, width, 1, self._cache.slices(first_row, first_row + count)
+            )
+            plan.position_ids[:] = np.arange(width)
+            for row, sequence in enumerate(group):
+                plan.input_ids[row, : sequence.length] = sequence.state.history
+                plan.lengths[row] = sequence.length
+                plan.logit_positions[row, 0] = sequence.length - 1
+            plan.run()
+            for row, sequence in enumerate(group):
+                _keep_first_choice(sequence.request, plan, row)
+
+    def _prefill_rest(self, sequence: Sequence, row: int, shared: int) -> None:
+        """Compute a prompt's tokens behind a prefix that the row has already."""
+        rest = sequence.state.history[shared:]
+        plan = self._session.plan(1, len(rest), 1, self._cache.slices(row, row + 1))
+        plan.input_ids[0] = rest
+        plan.position_ids[0] = np.arange(shared, sequence.length)
+        plan.lengths[0] = sequence.length
+        plan.logit_positions[0, 0] = len(rest) - 1
+        plan.run()
+        _keep_first_choice(sequence.request, plan, 0)
+
+    # --- decoding ---
+
+    def _decode(self) -> None:
+        rows = len(self.running)
+        plan = self._decode_plans.get(rows)
+        if plan is None:
+            plan = self._session.plan(rows, 1, 1, self._cache.slices(0, rows))
+            self._decode_plans[rows] = plan
+        for row, sequence in enumerate(self.running):
+            length = sequence.length
+            plan.input_ids[row, 0] = sequence.state.history[-1]
+            plan.position_ids[row, 0] = length - 1
+            plan.lengths[row] = length
+        plan.run()
+        self._take(
+            self.running, plan.candidate_scores[:, 0], plan.candidate_ids[:, 0], plan.logits[:, 0]
+        )
+        self._release_ended()
+
+    def _take(
+        self,
+        sequences: list[Sequence],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        logits: NDArray[np.float32],
+    ) -> None:
+        """Choose a token for each sequence and hand out what came of it."""
+        # One sum a row finds every NaN and infinity at the price of one pass.
+        finite = np.isfinite(np.add.reduce(logits, axis=1))
+        tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            if not finite[row]:
+                token = GenerationError("the model gave scores that are NaN or infinite")
+            if isinstance(token, GenerationError):
+                sequence.request.fail(token)
+                continue
+            if (count := sequence.request.config.logprobs) is not None:
+                entry = log_probabilities(logits[row], token, ids[row], count)
+                sequence.logprobs.append(TokenLogprobs(*entry))
+            sequence.request.deliver(sequence, sequence.append(token))
+
+    def _release_ended(self) -> None:
+        """Give the rows of ended sequences to the last ones."""
+        for row in range(len(self.running) - 1, -1, -1):
+            sequence = self.running[row]
+            if sequence.finish_reason is None and not sequence.request.done:
+                continue
+            last = self.running.pop()
+            if last is not sequence:
+                self.running[row] = last
+                self._cache.copy(len(self.running), row, last.length)
+
+
+def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:
+    """Keep the scores that follow a prompt, for all sequences of its request."""
+    request.first_choice = (
+        plan.candidate_scores[row].copy(),
+        plan.candidate_ids[row].copy(),
+        plan.logits[row].copy(),
+    )

@@ -1,0 +1,173 @@
+"""The fused graph in onnxruntime: one call, over buffers that are bound ahead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from gpt2ja_onnx import bundle
+from gpt2ja_onnx.errors import BundleError, ProviderError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gpt2ja_onnx.bundle import Manifest
+
+
+class Session:
+    """A loaded graph.
+
+    Args:
+        directory: The bundle's directory.
+        manifest: Its manifest.
+        threads: Threads of one operator.
+
+    Raises:
+        BundleError: onnxruntime cannot load the graph, or its tensors are not the contract's.
+        ProviderError: The provider that the bundle needs is not available.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
+        if threads < 1:
+            raise SettingError(f"threads must be at least 1, not {threads}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # The exporter has made every fusion; optimising again would only cost load time.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Shapes change from call to call; patterns of them would pile up.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 4  # what fails is raised
+        path = directory / bundle.MODEL_FILE
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors derive from nothing better
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BundleError(f"{path}: onnxruntime cannot load the graph: {reason}") from error
+        self.shape = manifest.shape
+        self._check_tensors(path)
+
+    def plan(
+        self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]
+    ) -> Plan:
+        """Bind buffers for calls with `rows` rows of `new` tokens.
+
+        Args:
+            rows: Rows of the batch.
+            new: Tokens a row, padding included.
+            positions: Positions a row to give logits for.
+            caches: Keys and values of all layers, shape (rows, heads, capacity, head size) each;
+                read and written in place.
+        """
+        return Plan(self._session, self.shape, rows, new, positions, caches)
+
+    def _check_tensors(self, path: Path) -> None:
+        found = {value.name: value.shape for value in self._session.get_inputs()}
+        expected = {
+            bundle.INPUT_IDS,
+            bundle.POSITION_IDS,
+            bundle.SEQLENS_K,
+            bundle.TOTAL_SEQUENCE_LENGTH,
+            bundle.LOGIT_POSITIONS,
+        }
+        expected |= {
+            bundle.past_name(layer, part)
+            for layer in range(self.shape.layers)
+            for part in bundle.CACHE_PARTS
+        }
+        if set(found) != expected:
+            wrong = sorted(set(found) ^ expected)
+            raise BundleError(f"{path}: its inputs are not the manifest's; they differ in {wrong}")
+        heads, size = found[bundle.past_name(0, "key")][1::2]
+        if (heads, size) != (self.shape.heads, self.shape.head_size):
+            raise BundleError(
+                f"{path}: has {heads} heads of {size}, the manifest says {self.shape.heads} of "
+                f"{self.shape.head_size}"
+            )
+
+
+class Plan:
+    """Buffers of one call, bound once: fill the inputs, `run`, read the outputs.
+
+    Attributes:
+        input_ids: int64, shape (rows, new); rows are padded on the right.
+        position_ids: int64, shape (rows, new).
+        lengths: int32, shape (rows,): tokens of each row after the call, cached ones included,
+            padding not. More than one new token on top of cached ones needs a batch of one row.
+        logit_positions: int64, shape (rows, positions), counted among the new tokens.
+        logits: float32, shape (rows, positions, vocabulary).
+        candidate_scores: float32, shape (rows, positions, candidates), sorted downwards.
+        candidate_ids: int64, shape (rows, positions, candidates).
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        shape: bundle.ModelShape,
+        rows: int,
+        new: int,
+        positions: int,
+        caches: Sequence[NDArray[np.generic]],
+    ) -> None:
+        self._session = session
+        self._capacity = caches[0].shape[2]
+        self._new = new
+        self.input_ids = np.zeros((rows, new), dtype=np.int64)
+        self.position_ids = np.zeros((rows, new), dtype=np.int64)
+        self.lengths = np.zeros(rows, dtype=np.int32)
+        self.logit_positions = np.zeros((rows, positions), dtype=np.int64)
+        self.logits = np.empty((rows, positions, shape.vocab_size), dtype=np.float32)
+        self.candidate_scores = np.empty((rows, positions, shape.candidates), dtype=np.float32)
+        self.candidate_ids = np.empty((rows, positions, shape.candidates), dtype=np.int64)
+        self._seqlens = np.zeros(rows, dtype=np.int32)
+        self._total = np.zeros((), dtype=np.int32)
+        self._binding = session.io_binding()
+        self._bound: list[Any] = []  # OrtValues over our arrays: alive as long as the binding
+        inputs = {
+            bundle.INPUT_IDS: self.input_ids,
+            bundle.POSITION_IDS: self.position_ids,
+            bundle.SEQLENS_K: self._seqlens,
+            bundle.TOTAL_SEQUENCE_LENGTH: self._total,
+            bundle.LOGIT_POSITIONS: self.logit_positions,
+        }
+        outputs = {
+            bundle.LOGITS: self.logits,
+            bundle.CANDIDATE_SCORES: self.candidate_scores,
+            bundle.CANDIDATE_IDS: self.candidate_ids,
+        }
+        for layer in range(shape.layers):
+            for part, cache in zip(bundle.CACHE_PARTS, caches[2 * layer :], strict=False):
+                value = self._wrap(cache)
+                self._binding.bind_ortvalue_input(bundle.past_name(layer, part), value)
+                self._binding.bind_ortvalue_output(bundle.present_name(layer, part), value)
+        for name, array in inputs.items():
+            self._binding.bind_ortvalue_input(name, self._wrap(array))
+        for name, array in outputs.items():
+            self._binding.bind_ortvalue_output(name, self._wrap(array))
+
+    def run(self) -> None:
+        """Run the graph over what the buffers hold."""
+        longest = int(self.lengths.max())
+        # onnxruntime does not check these itself in every release: see GroupQueryAttention.
+        if self.lengths.min() < 1 or max(longest, self._new) > self._capacity:
+            raise AssertionError(f"row lengths {self.lengths} outside of 1..{self._capacity}")
+        np.subtract(self.lengths, 1, out=self._seqlens)
+        # A padded row may be wider than the longest one is long.
+        self._total[...] = max(longest, self._new)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ProviderError(f"onnxruntime failed: {reason}") from error
+
+    def _wrap(self, array: NDArray[Any]) -> Any:
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._bound.append(value)
+        return value

@@ -1,0 +1,74 @@
+"""Text to ids and back, whole or piece by piece, on the bundle's sentencepiece model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sentencepiece
+
+from gpt2ja_onnx.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SPACE = "▁"  # how sentencepiece writes a space inside a piece
+
+
+class Tokenizer:
+    """The tokenizer of a bundle.
+
+    It agrees with transformers' slow `BertGenerationTokenizer`: no special token is added, and
+    special tokens, ``<unk>`` among them, are left out of decoded text.
+    """
+
+    def __init__(self, model_file: Path) -> None:
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        except (RuntimeError, OSError) as error:
+            raise BundleError(f"{model_file}: is not a sentencepiece model") from error
+        size = self._processor.get_piece_size()
+        self.vocab_size: int = size
+        self._pieces: list[str] = [self._processor.id_to_piece(index) for index in range(size)]
+        self._silent = {i for i in range(size) if self._processor.is_control(i)}
+        self._silent.add(self._processor.unk_id())
+        # Tokenizers with byte fallback spell a rare character in pieces such as <0xE3>.
+        self._bytes = {
+            i: int(self._pieces[i][1:-1], 16) for i in range(size) if self._processor.is_byte(i)
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; text outside the vocabulary becomes ``<unk>``.
+
+        Lone surrogates, which no UTF-8 file can hold, are taken for unknown characters.
+        """
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")
+        ids: list[int] = self._processor.encode(clean)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens, as a text of its own."""
+        return self.piece_text(ids).removeprefix(" ")
+
+    def piece_text(self, ids: Sequence[int]) -> str:
+        """Text of `ids` as a continuation of other text: a leading space stays."""
+        parts: list[str] = []
+        spelled = bytearray()
+        for token in ids:
+            if token in self._bytes:
+                spelled.append(self._bytes[token])
+                continue
+            if spelled:
+                parts.append(spelled.decode("utf-8", errors="replace"))
+                spelled.clear()
+            if token not in self._silent:
+                parts.append(self._pieces[token].replace(_SPACE, " "))
+        return "".join(parts) + spelled.decode("utf-8", errors="replace")
+
+    def is_byte(self, token: int) -> bool:
+        """Whether `token` is one byte of a character rather than text of its own."""
+        return token in self._bytes
+
+    def piece(self, token: int) -> str:
+        """The piece of one id as the vocabulary writes it."""
+        return self._pieces[token]

@@ -1,0 +1,14 @@
+"""The model card's recipe: text to corpus, corpus to tokenizer, both to a GPT-2 checkpoint."""
+
+from gpt2ja_train.corpus import CorpusSettings, make_corpus
+from gpt2ja_train.model import TrainingSettings, train_model
+from gpt2ja_train.tokenizer import TokenizerSettings, train_tokenizer
+
+__all__ = [
+    "CorpusSettings",
+    "TokenizerSettings",
+    "TrainingSettings",
+    "make_corpus",
+    "train_model",
+    "train_tokenizer",
+]

@@ -1,0 +1,306 @@
+"""A corpus and a tokenizer to a trained GPT-2 checkpoint, with transformers' Trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import sentencepiece
+
+from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError, SettingError
+from gpt2ja_train.blocks import collate, load_blocks
+from gpt2ja_train.tokenizer import SPECIAL_TOKENS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import GPT2LMHeadModel, Trainer
+
+_FILES = ("train.txt", "valid.txt", "test.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """Shape and schedule of a training run; the defaults are GPT-2 small and the model card's.
+
+    Attributes:
+        layers: Transformer blocks.
+        width: Width of the residual stream.
+        heads: Attention heads; must divide `width`.
+        context: Positions, and tokens a block.
+        dropout: All three dropouts of GPT-2.
+        epochs: Passes over the training blocks.
+        max_steps: Stop after so many steps, the learning rate falling to 0 there; 0 means
+            that `epochs` decides.
+        batch_size: Blocks a step and device.
+        learning_rate: Peak learning rate of Adam (0.9, 0.999, 1e-8).
+        warmup_steps: Steps in which the learning rate rises from 0.
+        eval_steps: Steps between two evaluations; 0 means once an epoch.
+        checkpoint_steps: Steps between two checkpoints: what an interruption can cost.
+        patience: Evaluations without a better validation loss before training stops.
+        seed: Seed of the weights, the dropout and the order of the blocks.
+        save_dtype: dtype of the saved weights.
+    """
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    context: int = 1024
+    dropout: float = 0.1
+    epochs: int = 10
+    max_steps: int = 0
+    batch_size: int = 2
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0
+    eval_steps: int = 0
+    checkpoint_steps: int = 1000
+    patience: int = 1
+    seed: int = 0
+    save_dtype: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "layers", "width", "heads", "context", "epochs", "batch_size", "checkpoint_steps",
+            "patience",
+        )  # fmt: skip
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.width % self.heads:
+            raise SettingError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise SettingError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.learning_rate <= 0:
+            raise SettingError(f"learning_rate must be above 0, not {self.learning_rate}")
+
+
+def train_model(
+    corpus: Path,
+    tokenizer: Path,
+    output: Path,
+    settings: TrainingSettings,
+    *,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a GPT-2 and write its Hugging Face checkpoint and ``training.json`` to `output`.
+
+    ``output/checkpoints`` holds the state that `resume` continues from; ``output/cache`` holds
+    the encoded corpus.
+
+    Returns:
+        The report that is also written to ``training.json``: losses in nats a token, test
+        perplexity a token, bits a character, the loss curve, hardware and time.
+
+    Raises:
+        CorpusError: A file of the corpus is missing, or shorter than one block.
+        CheckpointError: The tokenizer is missing, or there is nothing to resume.
+        OutputError: `output` holds a training run already and `resume` is not set.
+    """
+    import torch
+    from transformers import GPT2LMHeadModel, set_seed
+
+    _check_inputs(corpus, tokenizer, output, resume=resume)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    set_seed(settings.seed)
+    spiece = tokenizer / "spiece.model"
+    train, valid, test = (
+        load_blocks(corpus / name, spiece, settings.context, output / "cache") for name in _FILES
+    )
+    for name, blocks in zip(_FILES, (train, valid, test), strict=True):
+        if not len(blocks):
+            raise CorpusError(f"{corpus / name}: has no block of {settings.context} tokens")
+
+    model = GPT2LMHeadModel(_config(spiece, settings))
+    trainer = _trainer(model, train, valid, output, settings)
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        # A resumed run restores its own schedule; torch warns about the order of its parts.
+        warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
+        result = trainer.train(resume_from_checkpoint=resume)
+    seconds = time.monotonic() - started
+    curve = [
+        {key: entry[key] for key in ("step", "loss", "eval_loss") if key in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]
+    report = {
+        "settings": asdict(settings),
+        "parameters": model.num_parameters(),
+        "train_blocks": len(train),
+        "steps": result.global_step,
+        "tokens_seen": result.global_step * _tokens_per_step(trainer, settings),
+        "seconds": round(seconds, 1),
+        "train_loss": _last(curve, "loss"),
+        "valid_loss": trainer.evaluate(valid)["eval_loss"],
+        **_test_figures(trainer.evaluate(test)["eval_loss"], test, corpus / "test.txt", spiece),
+        "curve": curve,
+        "hardware": _hardware(),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+    if trainer.is_world_process_zero():
+        _save(model, tokenizer, output, settings)
+        (output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _check_inputs(corpus: Path, tokenizer: Path, output: Path, *, resume: bool) -> None:
+    for name in _FILES:
+        if not (corpus / name).is_file():
+            raise CorpusError(f"{corpus / name}: no such file; make it with `train corpus`")
+    if not (tokenizer / "spiece.model").is_file():
+        raise CheckpointError(f"{tokenizer}: has no spiece.model; make it with `train tokenizer`")
+    checkpoints = list((output / "checkpoints").glob("checkpoint-*"))
+    if resume and not checkpoints:
+        raise CheckpointError(f"{output}: has no checkpoint to resume from")
+    if not resume and (checkpoints or (output / "training.json").exists()):
+        raise OutputError(f"{output}: holds a training run already; use --resume or another name")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _config(spiece: Path, settings: TrainingSettings) -> Any:
+    from transformers import GPT2Config
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
+    ids = {f"{name}_id": processor.piece_to_id(piece) for name, piece in SPECIAL_TOKENS.items()}
+    return GPT2Config(
+        vocab_size=processor.get_piece_size(),
+        n_positions=settings.context,
+        n_ctx=settings.context,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
+        resid_pdrop=settings.dropout,
+        tokenizer_class="BertGenerationTokenizer",
+        **ids,
+    )
+
+
+def _trainer(
+    model: GPT2LMHeadModel,
+    train: Dataset,
+    valid: Dataset,
+    output: Path,
+    settings: TrainingSettings,
+) -> Trainer:
+    import torch
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    from gpt2ja_train.progress import ProgressBar, SaveEvery
+
+    strategy = "steps" if settings.eval_steps else "epoch"
+    arguments = TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        eval_strategy=strategy,
+        save_strategy=strategy,
+        eval_steps=settings.eval_steps or None,
+        save_steps=settings.eval_steps or 500,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        logging_steps=50,
+        bf16=_has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        average_tokens_across_devices=False,
+        disable_tqdm=True,
+        report_to=[],
+        seed=settings.seed,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=valid,
+        data_collator=collate,
+        callbacks=[
+            EarlyStoppingCallback(early_stopping_patience=settings.patience),
+            SaveEvery(settings.checkpoint_steps),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressBar(_tokens_per_step(trainer, settings)))
+    return trainer
+
+
+def _tokens_per_step(trainer: Trainer, settings: TrainingSettings) -> int:
+    return int(settings.batch_size * settings.context * trainer.args.world_size)
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _test_figures(loss: float, blocks: Dataset, text: Path, spiece: Path) -> dict[str, float]:
+    """Perplexity a token and bits a character, from the mean loss in nats a token.
+
+    Bits a character = loss / ln 2 × tokens / characters, over the whole file without its line
+    breaks; the few tokens of the dropped remainder are taken to cost the mean.
+    """
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
+    tokens = characters = 0
+    with text.open(encoding="utf-8") as lines:
+        for line in lines:
+            tokens += len(processor.encode(line.strip()))
+            characters += len(line.strip())
+    return {
+        "test_loss": loss,
+        "test_tokens": len(blocks) * len(blocks[0]["input_ids"]),
+        "test_perplexity": math.exp(loss),
+        "test_bits_per_character": loss / math.log(2) * tokens / characters,
+    }
+
+
+def _last(history: list[dict[str, float]], key: str) -> float | None:
+    return next((entry[key] for entry in reversed(history) if key in entry), None)
+
+
+def _hardware() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _save(model: Any, tokenizer: Path, output: Path, settings: TrainingSettings) -> None:
+    import torch
+    from transformers import AutoTokenizer, GenerationConfig
+
+    special = {key: getattr(model.config, key) for key in ("pad_token_id", "bos_token_id")}
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        top_k=50,
+        top_p=0.95,
+        eos_token_id=model.config.eos_token_id,
+        **special,
+    )
+    model.to(getattr(torch, settings.save_dtype)).save_pretrained(output)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(output)

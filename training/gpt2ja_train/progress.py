@@ -1,0 +1,87 @@
+"""What a training run shows: a bar with loss, learning rate and speed, and checkpoints by step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ProgressBar(TrainerCallback):
+    """A bar on stderr; on anything but a terminal, a line for every logged step."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self._bar: tqdm[Any] | None = None
+        self._started = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar at the step that training starts or resumes from."""
+        self._started = time.monotonic()
+        self._first_step = state.global_step
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the figures of the last logged step."""
+        if not state.is_world_process_zero or logs is None:
+            return
+        seconds = time.monotonic() - self._started
+        speed = (state.global_step - self._first_step) * self._tokens_per_step / max(seconds, 1e-9)
+        shown = {
+            name: f"{logs[key]:.4g}"
+            for key, name in (("loss", "loss"), ("eval_loss", "valid"), ("learning_rate", "lr"))
+            if key in logs
+        }
+        if not shown:
+            return
+        shown["tokens/s"] = f"{speed:.0f}"
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+        else:
+            remaining = (state.max_steps - state.global_step) * self._tokens_per_step
+            shown["left"] = f"{remaining / max(speed, 1e-9) / 60:.0f} min"
+            figures = " ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"step {state.global_step}/{state.max_steps} {figures}", file=sys.stderr)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class SaveEvery(TrainerCallback):
+    """Saves a checkpoint every `steps` steps, beside those that evaluation asks for."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint when its step has come."""
+        if state.global_step % self._steps == 0:
+            control.should_save = True
