@@ -84,7 +84,7 @@ class _Fusion(GraphEditor):
 
     def _add_inputs(self) -> None:
         def add(name: str, kind: ir.DataType, *dims: str) -> ir.Value:
-            value = ir.Input(name, ir.Shape(dims), ir.TensorType(kind))
+            value = ir.val(name, kind, dims)
             self.graph.inputs.append(value)
             return value
 

@@ -195,18 +195,19 @@ class _Quantizer(GraphEditor):
         self._finish(node, result)
 
     def _quantize_rows(self, before: ir.Node, source: ir.Value) -> _Scaled:
-        """scale = max |x| / 127 of each row; values = round(x / scale) + 128."""
+        """scale = max |x| / 127 of each row; values = round(x / scale) + 128.
+
+        A row of zeros has a scale of zero; whatever finite values the division leaves, the
+        product is then multiplied by that zero.
+        """
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
         step = self.store("quantized.step", np.array(1 / 127, dtype=np.float32))
-        # Keeps the scale of an all-zero row above zero.
-        least = self.store("quantized.least_scale", np.array(1e-30, dtype=np.float32))
         one = self.store("quantized.one", np.array(1, dtype=np.float32))
         zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         largest = self.insert(
             before, "ReduceMax", [self.insert(before, "Abs", [source]), last]
         )
         scale = self.insert(before, "Mul", [largest, step])
-        scale = self.insert(before, "Max", [scale, least])
         divided = self.insert(before, "Div", [source, scale])
         return _Scaled(self.insert(before, "QuantizeLinear", [divided, one, zero]), scale)
 

@@ -107,7 +107,7 @@ class Engine:
             row = len(self.running)
             self._reserve(row + 1, sequence.request.max_length)
             donor, shared = self._longest_prefix(sequence)
-            if donor in fresh:
+            if donor is not None:  # it may be a fresh one; and fresh rows must stay consecutive
                 self._prefill(fresh)
                 fresh = []
             self.running.append(sequence)

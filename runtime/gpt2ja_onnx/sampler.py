@@ -239,8 +239,8 @@ def warp(scores: Floats, ids: Ids, configs: Sequence[GenerationConfig]) -> tuple
 
     Returns:
         Scores divided by the temperature, those not kept at minus infinity, and their ids: sorted
-        downwards, equal scores by falling id, which is the order in which transformers' top-p
-        meets them.
+        downwards, equal scores by falling id, the order that a stable sort gives transformers'
+        top-p (torch leaves the order of its own sort open).
     """
     temperature = np.array([c.temperature for c in configs], dtype=np.float32)[:, None]
     if (temperature != 1).any():
@@ -285,7 +285,7 @@ def _keep_typical(scores: Floats, mass: float) -> None:
         information = -np.log(softmax(scores[None])[0])
         expected = np.nansum(np.exp(-information) * information)
         distance = np.abs(information - expected)
-    order = np.lexsort((-np.arange(len(scores)), distance))
+    order = np.argsort(distance, kind="stable")
     cumulative = np.cumsum(softmax(scores[None, order])[0], dtype=np.float64).astype(np.float32)
     last = min(int((cumulative < np.float32(mass)).sum()), len(scores) - 1)
     outside = distance > distance[order[last]]

@@ -1,0 +1,19 @@
+"""The one place that says how near two numbers must be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# Largest absolute difference of a logit from PyTorch's, by precision.
+LOGITS = {"fp32": 1e-4, "fp16": 5e-2}
+PROBABILITY = 1e-6
+LOGPROB = 1e-4
+
+
+def assert_near(found: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
