@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 
 from gpt2ja_onnx import bundle
+from gpt2ja_onnx.providers import ort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

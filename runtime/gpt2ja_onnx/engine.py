@@ -7,6 +7,7 @@ first rows of the cache and finished sequences cost nothing.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _PREFILL_TOKENS = 2048
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_SHARED_PREFIX = 16
+# Seconds between two looks for waiting requests that were cancelled or have run out of time.
+_SCAN_SECONDS = 0.05
 
 
 class Engine:
@@ -47,6 +50,7 @@ class Engine:
         self._max_memory = max_memory
         self._cache = KVCache(session.shape)
         self._decode_plans: dict[int, Plan] = {}
+        self._next_scan = 0.0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -92,18 +96,25 @@ class Engine:
     # --- admission ---
 
     def _drop_overdue(self) -> None:
-        for request in {sequence.request for sequence in [*self.waiting, *self.running]}:
-            if (error := request.overdue()) is not None:
-                request.fail(error)
-        if any(sequence.request.done for sequence in self.waiting):
-            self.waiting = deque(s for s in self.waiting if not s.request.done)
+        for sequence in self.running:
+            _fail_if_overdue(sequence.request)
         self._release_ended()
+        if time.monotonic() < self._next_scan:
+            return
+        # Thousands may wait, so they are looked through now and then only.
+        self._next_scan = time.monotonic() + _SCAN_SECONDS
+        for sequence in self.waiting:
+            _fail_if_overdue(sequence.request)
+        self.waiting = deque(s for s in self.waiting if not s.request.done)
 
     def _admit(self) -> None:
         """Give rows to waiting sequences and compute their prompts."""
         fresh: list[Sequence] = []  # have a row, but nothing in it yet
         while self.waiting and self._fits(self.waiting[0]):
             sequence = self.waiting.popleft()
+            _fail_if_overdue(sequence.request)
+            if sequence.request.done:
+                continue
             row = len(self.running)
             self._reserve(row + 1, sequence.request.max_length)
             donor, shared = self._longest_prefix(sequence)
@@ -249,6 +260,12 @@ class Engine:
             if last is not sequence:
                 self.running[row] = last
                 self._cache.copy(len(self.running), row, last.length)
+
+
+def _fail_if_overdue(request: Request) -> None:
+    error = request.overdue()
+    if error is not None:
+        request.fail(error)
 
 
 def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:

@@ -98,7 +98,7 @@ class GPT2Ja:
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
                 f"{manifest.shape.vocab_size}"
             )
-        session = Session(path, manifest, threads=threads or available_threads())
+        session = Session(path, manifest, threads=available_threads() if threads is None else threads)
         engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
         return cls(manifest, tokenizer, session, engine)
 
@@ -177,8 +177,8 @@ class GPT2Ja:
                 half a context.
         """
         context = self.manifest.shape.context
-        if stride is not None and not 1 <= stride <= context:
-            raise SettingError(f"stride must be from 1 to {context}, not {stride}")
+        if stride is not None and not 1 <= stride < context:
+            raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
         texts = [texts] if isinstance(texts, str) else list(texts)
         encoded = [self.tokenizer.encode(text) for text in texts]
         logprobs = self._scorer.score(encoded, stride)

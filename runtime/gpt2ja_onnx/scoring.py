@@ -64,7 +64,8 @@ class Scorer:
 
         Args:
             texts: Token ids.
-            stride: Tokens between the starts of two windows, 1 to the context.
+            stride: Tokens between the starts of two windows, below the context: windows overlap,
+                so that every token has one before it.
         """
         context = self._session.shape.context
         stride = stride or context // 2

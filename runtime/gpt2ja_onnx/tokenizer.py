@@ -47,8 +47,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens, as a text of its own."""
-        return self.piece_text(ids).removeprefix(" ")
+        """Text of `ids` without special tokens, as a text of its own: stripped."""
+        return self.piece_text(ids).strip()
 
     def piece_text(self, ids: Sequence[int]) -> str:
         """Text of `ids` as a continuation of other text: a leading space stays."""

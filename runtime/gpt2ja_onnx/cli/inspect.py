@@ -20,14 +20,13 @@ from gpt2ja_onnx.demo import demo_bundle
 @click.option("--verify-hashes", is_flag=True, help="Read every file and compare its SHA-256.")
 def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     """Say what a bundle is, where it came from, and what its verification found."""
-    import onnxruntime
-
     from gpt2ja_onnx import bundle
+    from gpt2ja_onnx.providers import ort
 
     directory = demo_bundle() if model is None else model
     manifest = bundle.read_manifest(directory, verify_hashes=verify_hashes)
     content: dict[str, Any] = asdict(manifest)
-    content["providers"] = onnxruntime.get_available_providers()
+    content["providers"] = ort.get_available_providers()
     if format_ == "json":
         click.echo(to_json(content))
         return

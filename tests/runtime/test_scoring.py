@@ -1,0 +1,64 @@
+"""Scores against PyTorch, and texts longer than the context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from gpt2ja_onnx.errors import SettingError
+from tests.conftest import CONTEXT, SAMPLE
+from tests.tolerances import LOGPROB, assert_near
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+    from gpt2ja_onnx import GPT2Ja
+
+
+def windowed_logprob(model: GPT2LMHeadModel, ids: list[int], stride: int) -> float:
+    """transformers' recipe for perplexity with a stride, as one sum."""
+    total, fresh = 0.0, 1
+    for start in range(0, len(ids), stride):
+        stop = min(start + CONTEXT, len(ids))
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids[start:stop]])).logits[0].double().log_softmax(-1)
+        for position in range(fresh, stop):
+            total += logits[position - start - 1, ids[position]].item()
+        fresh = stop
+        if stop == len(ids):
+            break
+    return total
+
+
+def test_scores_are_those_of_torch(fp32_model: GPT2Ja, torch_model: GPT2LMHeadModel) -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    texts = [*lines[:9], "", "図", "".join(lines[:4]), "".join(lines[:30])]
+    for score in fp32_model.score(texts):
+        ids = fp32_model.tokenizer.encode(score.text)
+        assert score.tokens == len(ids)
+        expected = windowed_logprob(torch_model, ids, CONTEXT // 2)
+        assert_near(score.logprob / max(len(ids), 1), expected / max(len(ids), 1), LOGPROB)
+        if len(ids) > 1:
+            assert score.perplexity == pytest.approx(np.exp(-score.logprob / (len(ids) - 1)))
+        else:
+            assert (score.logprob, score.perplexity) == (0, None)
+
+
+@pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT])
+@pytest.mark.parametrize("stride", [1, 50, CONTEXT - 1])
+def test_windows_score_every_token_once(
+    fp32_model: GPT2Ja, torch_model: GPT2LMHeadModel, length: int, stride: int
+) -> None:
+    if stride == 1 and length > CONTEXT + 1:
+        pytest.skip("hundreds of windows add no case")
+    ids = np.random.default_rng(1).integers(6, 384, length).tolist()
+    (found,) = fp32_model._scorer.score([ids], stride)
+    assert_near(found / length, windowed_logprob(torch_model, ids, stride) / length, LOGPROB)
+
+
+def test_a_stride_out_of_range(fp32_model: GPT2Ja) -> None:
+    with pytest.raises(SettingError, match="stride must be from 1 to 127, not 0"):
+        fp32_model.score("朝の", stride=0)
