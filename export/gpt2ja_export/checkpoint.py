@@ -98,7 +98,7 @@ def _download(repository: str, revision: str | None) -> tuple[Path, str | None]:
 
     patterns = [*TOKENIZER_FILES, *_OTHER_FILES]
     try:
-        names = {entry for entry in HfApi().list_repo_files(repository, revision=revision)}
+        names = set(HfApi().list_repo_files(repository, revision=revision))
         patterns.append(next((name for name in WEIGHT_FILES if name in names), WEIGHT_FILES[0]))
     except RepositoryNotFoundError as error:
         raise HubError(

@@ -209,7 +209,9 @@ class _Fusion(GraphEditor):
         indices = self.insert(attention, "Unsqueeze", [self.positions, axes])
         for value in (attention.outputs[0], norm.inputs[1]):
             assert value is not None
-            users = [usage for usage in value.uses() if order[id(usage.node)] > order[id(attention)]]
+            users = [
+                usage for usage in value.uses() if order[id(usage.node)] > order[id(attention)]
+            ]
             gathered = self.insert(
                 users[0].node, "GatherND", [value, indices], [ir.AttrInt64("batch_dims", 1)]
             )

@@ -210,6 +210,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, int]:
 def _write_generation_config(model: GPT2LMHeadModel, directory: Path) -> dict[str, Any]:
     """Write the checkpoint's generation settings; return those that differ from the defaults."""
     config = model.generation_config
+    assert config is not None
     config.save_pretrained(directory)
     settings: dict[str, Any] = config.to_diff_dict()
     return {

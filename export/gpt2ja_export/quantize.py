@@ -82,9 +82,7 @@ class _Quantizer(GraphEditor):
         head = self._head()
         tied = head.op_type == "FusedMatMul"
         lookup = next(
-            n
-            for n in self.nodes("Gather")
-            if n.inputs[1] is self.input(bundle.INPUT_IDS)
+            n for n in self.nodes("Gather") if n.inputs[1] is self.input(bundle.INPUT_IDS)
         )
         embedding = constant(lookup.inputs[0])
         matrix, scales = self._store_rows("embedding", embedding)
@@ -100,10 +98,12 @@ class _Quantizer(GraphEditor):
         the rest of the batch.
         """
         for node in self._layer_products():
-            weight = constant(node.inputs[1])
+            weight_value = node.inputs[1]
+            assert weight_value is not None
+            weight = constant(weight_value)
             scales = _scales(weight, axis=0)
             matrix = np.rint(weight / scales).astype(np.int8)
-            name = node.inputs[1].name
+            name = weight_value.name
             self._quantize_product(
                 node,
                 self.store(f"{name}.int8", matrix),
@@ -114,9 +114,11 @@ class _Quantizer(GraphEditor):
     def quantize_layers_int4(self) -> None:
         """Weights int4 in blocks along the input, each with its own scale and zero point."""
         for node in self._layer_products():
-            weight = constant(node.inputs[1])
+            weight_value = node.inputs[1]
+            assert weight_value is not None
+            weight = constant(weight_value)
             packed, scales, zero_points = _int4_blocks(weight)
-            name = node.inputs[1].name
+            name = weight_value.name
             inputs = [
                 node.inputs[0],
                 self.store(f"{name}.int4", packed),
@@ -147,9 +149,7 @@ class _Quantizer(GraphEditor):
     def _quantize_lookup(self, lookup: ir.Node, matrix: ir.Value, scales: ir.Value) -> None:
         ids = lookup.inputs[1]
         rows = self.insert(lookup, "Gather", [matrix, ids])
-        floats = self.insert(
-            lookup, "Cast", [rows], [ir.AttrInt64("to", ir.DataType.FLOAT.value)]
-        )
+        floats = self.insert(lookup, "Cast", [rows], [ir.AttrInt64("to", ir.DataType.FLOAT.value)])
         picked = self.insert(lookup, "Gather", [scales, ids])
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
         scale = self.insert(lookup, "Unsqueeze", [picked, last])
@@ -188,14 +188,16 @@ class _Quantizer(GraphEditor):
         result = self.insert(node, "Mul", [product, scaled.scale])
         if transposed:
             positions = self.input(bundle.LOGIT_POSITIONS)
-            tail = self.store("quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64))
+            tail = self.store(
+                "quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64)
+            )
             dims = self.insert(node, "Shape", [positions])
             target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
             result = self.insert(node, "Reshape", [result, target])
         self._finish(node, result)
 
     def _quantize_rows(self, before: ir.Node, source: ir.Value) -> _Scaled:
-        """scale = max |x| / 127 of each row; values = round(x / scale) + 128.
+        """Scale = max |x| / 127 of each row; values = round(x / scale) + 128.
 
         A row of zeros has a scale of zero; whatever finite values the division leaves, the
         product is then multiplied by that zero.
@@ -204,16 +206,12 @@ class _Quantizer(GraphEditor):
         step = self.store("quantized.step", np.array(1 / 127, dtype=np.float32))
         one = self.store("quantized.one", np.array(1, dtype=np.float32))
         zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
-        largest = self.insert(
-            before, "ReduceMax", [self.insert(before, "Abs", [source]), last]
-        )
+        largest = self.insert(before, "ReduceMax", [self.insert(before, "Abs", [source]), last])
         scale = self.insert(before, "Mul", [largest, step])
         divided = self.insert(before, "Div", [source, scale])
         return _Scaled(self.insert(before, "QuantizeLinear", [divided, one, zero]), scale)
 
-    def _store_rows(
-        self, name: str, matrix: NDArray[np.float32]
-    ) -> tuple[ir.Value, ir.Value]:
+    def _store_rows(self, name: str, matrix: NDArray[np.float32]) -> tuple[ir.Value, ir.Value]:
         scales = _scales(matrix, axis=1)
         stored = np.rint(matrix / scales).astype(np.int8)
         return self.store(f"{name}.int8", stored), self.store(f"{name}.scale", scales[:, 0])
@@ -246,11 +244,11 @@ def _int4_blocks(
     blocks = weight.T.reshape(outputs, inputs // INT4_BLOCK, INT4_BLOCK)
     scales, zeros = _best_range(blocks)
     values = np.clip(np.rint(blocks / scales + zeros), 0, 15).astype(np.uint8)
-    packed = values[..., 0::2] | (values[..., 1::2] << 4)
+    packed = values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
     points = zeros[..., 0].astype(np.uint8)
     if points.shape[1] % 2:
         points = np.pad(points, ((0, 0), (0, 1)))
-    packed_points = points[:, 0::2] | (points[:, 1::2] << 4)
+    packed_points = points[:, 0::2] | (points[:, 1::2] << np.uint8(4))
     return packed, scales.reshape(outputs, -1), packed_points
 
 

@@ -163,9 +163,7 @@ def as_dict(figures: Verification) -> dict[str, Any]:
     return asdict(figures)
 
 
-def _logits(
-    session: Session, prompts: Sequence[NDArray[np.int64]]
-) -> list[NDArray[np.float32]]:
+def _logits(session: Session, prompts: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
     """Logits of all positions of a ragged batch, (length, vocabulary) each."""
     longest = max(map(len, prompts))
     cache = KVCache(session.shape)
@@ -221,7 +219,7 @@ def _greedy_agreement(
     text = prompt
     new = prompt
     for _ in range(tokens):
-        new = row.feed(new).argmax(keepdims=True)
+        new = row.feed(new).argmax(axis=0, keepdims=True)
         text = np.append(text, new)
     expected = reference(text[:-1]).argmax(axis=1)[len(prompt) - 1 :]
     differs = np.flatnonzero(expected != text[len(prompt) :])
@@ -230,7 +228,7 @@ def _greedy_agreement(
 
 def _compare_on_text(
     session: Session, reference: Reference, ids: NDArray[np.int64]
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """Perplexities, KL divergence and agreement over consecutive windows of the context."""
     context = session.shape.context
     loss = reference_loss = divergence = 0.0

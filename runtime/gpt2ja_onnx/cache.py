@@ -31,12 +31,12 @@ class KVCache:
     @property
     def rows(self) -> int:
         """Rows that the buffer has."""
-        return self.buffer.shape[1]
+        return int(self.buffer.shape[1])
 
     @property
     def capacity(self) -> int:
         """Positions a row."""
-        return self.buffer.shape[3]
+        return int(self.buffer.shape[3])
 
     def bytes_needed(self, rows: int, positions: int) -> int:
         """Size in bytes of a buffer for `rows` rows of `positions` positions."""

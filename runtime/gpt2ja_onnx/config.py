@@ -23,15 +23,13 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "repetition_penalty": (0, math.inf, False, False),
     "no_repeat_ngram_size": (0, math.inf, True, False),
     "num_return_sequences": (1, 4096, True, True),
-    "num_beams": (1, 64, True, True),
-    "length_penalty": (-math.inf, math.inf, False, False),
     "logprobs": (0, 64, True, True),
     "seed": (0, 2**64 - 1, True, True),
     "timeout": (0, math.inf, False, False),
 }
 _INTEGERS = {
     "max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "num_return_sequences",
-    "num_beams", "logprobs", "seed",
+    "logprobs", "seed",
 }  # fmt: skip
 _OPTIONAL = {"seed", "logprobs", "timeout"}
 
@@ -41,7 +39,7 @@ class GenerationConfig:
     """How text is continued; checked once, when it is made.
 
     Attributes:
-        do_sample: Draw tokens; otherwise take the likeliest one (or search, with `num_beams`).
+        do_sample: Draw tokens; otherwise take the likeliest one.
         max_new_tokens: Tokens to generate at most; the context may end sooner.
         min_new_tokens: Tokens before which the end token cannot be chosen.
         temperature: Divides the scores: below 1 sharper, above 1 flatter.
@@ -57,9 +55,6 @@ class GenerationConfig:
         bad_words_ids: Token sequences that must not occur.
         suppress_tokens: Tokens that must not occur.
         num_return_sequences: Sequences a prompt.
-        num_beams: Beams of the beam search; 1 is none.
-        length_penalty: Exponent of the length that beam scores are divided by.
-        early_stopping: End a beam search as soon as `num_beams` candidates are finished.
         seed: Seed of the random stream; each sequence has its own, keyed by (seed, its index).
             None draws a seed, which the result reports.
         stop: Strings at which the text ends, right before the string.
@@ -81,9 +76,6 @@ class GenerationConfig:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     num_return_sequences: int = 1
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool = False
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -92,9 +84,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name, bounds in _RANGES.items():
             _check_number(name, getattr(self, name), bounds)
-        for name in ("do_sample", "early_stopping"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.do_sample, bool):
+            raise SettingError(f"do_sample must be True or False, not {self.do_sample!r}")
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         object.__setattr__(self, "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens))
         try:
@@ -109,11 +100,6 @@ class GenerationConfig:
                 f"min_new_tokens ({self.min_new_tokens}) must not be above max_new_tokens "
                 f"({self.max_new_tokens})"
             )
-        if self.num_beams > 1:
-            if self.do_sample:
-                raise SettingError("num_beams above 1 searches; it needs do_sample=False")
-            if self.num_return_sequences > self.num_beams:
-                raise SettingError("num_return_sequences must not be above num_beams")
 
     def override(self, settings: Mapping[str, Any]) -> GenerationConfig:
         """A copy with `settings` changed.

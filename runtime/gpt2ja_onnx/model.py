@@ -22,7 +22,7 @@ from gpt2ja_onnx.tokenizer import Tokenizer
 from gpt2ja_onnx.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -90,7 +90,7 @@ class GPT2Ja:
         manifest = bundle.read_manifest(path, verify_hashes=verify_hashes)
         if manifest.graph != "fused":
             raise BundleError(
-                f"{path}: is a {manifest.graph} bundle for other tools; this runtime runs fused ones"
+                f"{path}: is a {manifest.graph} bundle for other tools; the runtime runs fused ones"
             )
         tokenizer = Tokenizer(path / bundle.TOKENIZER_FILE)
         if tokenizer.vocab_size != manifest.shape.vocab_size:
@@ -98,7 +98,9 @@ class GPT2Ja:
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
                 f"{manifest.shape.vocab_size}"
             )
-        session = Session(path, manifest, threads=available_threads() if threads is None else threads)
+        session = Session(
+            path, manifest, threads=available_threads() if threads is None else threads
+        )
         engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
         return cls(manifest, tokenizer, session, engine)
 
@@ -106,7 +108,7 @@ class GPT2Ja:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[str],
+        prompts: str | Sequence[str],
         config: GenerationConfig | None = None,
         **settings: Any,
     ) -> list[GenerationResult]:
@@ -127,7 +129,7 @@ class GPT2Ja:
             GenerationError: A request failed.
         """
         chosen = (config or self.defaults).override(settings)
-        texts: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts: Sequence[str] = [prompts] if isinstance(prompts, str) else list(prompts)
         outcomes = self.generate_many((text, chosen) for text in texts)
         results: list[GenerationResult] = []
         for outcome in outcomes:
@@ -139,7 +141,7 @@ class GPT2Ja:
 
     def generate_many(
         self, items: Iterable[tuple[Prompt, GenerationConfig] | Gpt2jaError]
-    ) -> Iterator[list[GenerationResult] | Gpt2jaError]:
+    ) -> Generator[list[GenerationResult] | Gpt2jaError]:
         """Continue a stream of prompts, each with its own settings, in bounded memory.
 
         Args:
@@ -222,7 +224,7 @@ class GPT2Ja:
 
     async def agenerate(
         self,
-        prompts: Prompt | Sequence[str],
+        prompts: str | Sequence[str],
         config: GenerationConfig | None = None,
         **settings: Any,
     ) -> list[GenerationResult]:
@@ -257,7 +259,7 @@ class GPT2Ja:
 
     def _in_order(
         self, items: Iterable[tuple[Prompt, GenerationConfig] | Gpt2jaError]
-    ) -> Iterator[list[GenerationResult] | Gpt2jaError]:
+    ) -> Generator[list[GenerationResult] | Gpt2jaError]:
         window: deque[Request | Gpt2jaError] = deque()
         queued = 0  # sequences in the window
         try:
@@ -284,18 +286,18 @@ class GPT2Ja:
                     request.cancel()
 
     def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
-        ids = self._encode(prompt)
+        prompt_ids = self._encode(prompt)
         for setting in ("suppress_tokens", "bad_words_ids"):
-            found = np.concatenate([np.atleast_1d(x) for x in getattr(config, setting)] or [[0]])
-            if found.max() >= self.manifest.shape.vocab_size:
+            ids = getattr(config, setting)
+            largest = max((int(np.max(item)) for item in ids), default=0)
+            if largest >= self.manifest.shape.vocab_size:
                 raise SettingError(
-                    f"{setting} must hold ids below {self.manifest.shape.vocab_size}, not "
-                    f"{int(found.max())}"
+                    f"{setting} must hold ids below {self.manifest.shape.vocab_size}, not {largest}"
                 )
         request = Request(
             prompt=prompt if isinstance(prompt, str) else "",
             prompt_index=index,
-            prompt_ids=ids,
+            prompt_ids=prompt_ids,
             config=config,
             tokenizer=self.tokenizer,
             eos=self.manifest.special_ids.get("eos"),

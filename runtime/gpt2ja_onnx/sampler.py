@@ -102,7 +102,9 @@ def choose(
         everything = len(together) == len(states)
         rows = slice(None) if everything else np.array(together)
         group = states if everything else [states[row] for row in together]
-        for row, token in zip(together, _choose_sorted(changed[rows], ids[rows], group), strict=True):
+        for row, token in zip(
+            together, _choose_sorted(changed[rows], ids[rows], group), strict=True
+        ):
             chosen[row] = token
     return chosen
 
@@ -156,7 +158,7 @@ def _choose_sorted(
 ) -> list[int | GenerationError]:
     """Choose from scores that are sorted downwards, equal ones by rising id."""
     chosen: list[int | GenerationError] = [int(token) for token in ids[:, 0]]
-    for row in np.flatnonzero(scores[:, 0] == -np.inf):
+    for row in np.flatnonzero(scores[:, 0] == -np.inf).tolist():
         chosen[row] = GenerationError("the settings leave no token that could follow")
     drawn = [
         row
@@ -255,7 +257,7 @@ def warp(scores: Floats, ids: Ids, configs: Sequence[GenerationConfig]) -> tuple
     tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != -np.inf)
     if tied.any():
         ids = ids.copy()
-        for row in np.flatnonzero(tied.any(axis=1)):
+        for row in np.flatnonzero(tied.any(axis=1)).tolist():
             order = np.lexsort((-ids[row], -scores[row]))
             scores[row], ids[row] = scores[row, order], ids[row, order]
     top_p = np.array([c.top_p for c in configs])
@@ -312,7 +314,7 @@ def draw(scores: Floats, ids: Ids, uniform: NDArray[np.float64]) -> Ids:
 
 def softmax(scores: Floats) -> Floats:
     """Softmax along the last axis, in float32."""
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    exponentials: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
 

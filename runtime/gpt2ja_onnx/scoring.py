@@ -115,7 +115,7 @@ class Scorer:
 
 
 def perplexity(logprob: float, tokens: int) -> float | None:
-    """exp of the mean negative log-probability of the tokens that were scored."""
+    """Exp of the mean negative log-probability of the tokens that were scored."""
     if tokens < 2:
         return None
     mean = -logprob / (tokens - 1)

@@ -130,14 +130,14 @@ class Plan:
         self._total = np.zeros((), dtype=np.int32)
         self._binding = session.io_binding()
         self._bound: list[Any] = []  # OrtValues over our arrays: alive as long as the binding
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             bundle.INPUT_IDS: self.input_ids,
             bundle.POSITION_IDS: self.position_ids,
             bundle.SEQLENS_K: self._seqlens,
             bundle.TOTAL_SEQUENCE_LENGTH: self._total,
             bundle.LOGIT_POSITIONS: self.logit_positions,
         }
-        outputs = {
+        outputs: dict[str, NDArray[Any]] = {
             bundle.LOGITS: self.logits,
             bundle.CANDIDATE_SCORES: self.candidate_scores,
             bundle.CANDIDATE_IDS: self.candidate_ids,

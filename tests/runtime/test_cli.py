@@ -131,9 +131,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(
         assert len(errors) == 1
 
 
-def test_a_missing_extra_is_named(
-    run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.delitem(sys.modules, "gpt2ja_onnx.providers")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2ja_onnx import GPT2Ja, GenerationConfig
+from gpt2ja_onnx import GenerationConfig, GPT2Ja
 from gpt2ja_onnx.errors import (
     CancelledError,
     ClosedError,
@@ -109,7 +109,10 @@ def test_sequences_of_one_prompt_differ_and_repeat(model: GPT2Ja) -> None:
     first = model.generate(PROMPTS[0], SAMPLED, num_return_sequences=20)
     assert [r.sequence_index for r in first] == list(range(20))
     assert len({tuple(r.token_ids) for r in first}) > 15
-    assert first[3].token_ids == model.generate(PROMPTS[0], SAMPLED, num_return_sequences=4)[3].token_ids
+    assert (
+        first[3].token_ids
+        == model.generate(PROMPTS[0], SAMPLED, num_return_sequences=4)[3].token_ids
+    )
     assert {r.seed for r in first} == {7}
 
 
@@ -150,7 +153,7 @@ def test_prompts_that_cannot_be_continued(model: GPT2Ja) -> None:
         model.generate("")
     with pytest.raises(PromptError, match=f"129 tokens, the context is {CONTEXT}"):
         model.generate_ids(np.full(CONTEXT + 1, 7))
-    with pytest.raises(PromptError, match="outside of 0..383"):
+    with pytest.raises(PromptError, match=r"outside of 0\.\.383"):
         model.generate_ids(np.array([VOCABULARY]))
     with pytest.raises(SettingError, match="suppress_tokens must hold ids below 384"):
         model.generate("図", suppress_tokens=[VOCABULARY])
@@ -201,7 +204,7 @@ def test_cancel_and_timeout_end_one_request_alone(model: GPT2Ja) -> None:
     cancelled.cancel()
     with pytest.raises(CancelledError):
         cancelled.result()
-    with pytest.raises(RequestTimeoutError, match="timeout of 0.001 s"):
+    with pytest.raises(RequestTimeoutError, match=r"timeout of 0\.001 s"):
         model.submit(PROMPTS[0], long, timeout=0.001).result()
     assert other.result()[0].token_ids == model.generate(PROMPTS[1], SAMPLED)[0].token_ids
 

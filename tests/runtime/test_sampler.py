@@ -177,7 +177,8 @@ def test_drawn_tokens_follow_the_distribution() -> None:
 
 def test_streams_of_sequences_differ_and_repeat() -> None:
     draws = {
-        key: random_stream(*key).random(4).tolist() for key in [(1, 0), (1, 1), (2, 0), (2**64 - 1, 0)]
+        key: random_stream(*key).random(4).tolist()
+        for key in [(1, 0), (1, 1), (2, 0), (2**64 - 1, 0)]
     }
     assert len({tuple(values) for values in draws.values()}) == 4
     assert random_stream(1, 1).random(4).tolist() == draws[1, 1]

@@ -87,7 +87,7 @@ def make_corpus(
                 for part in PARTS
             }
             if valid or test:
-                for part, sources in (("train", inputs), ("valid", valid), ("test", test)):
+                for part, sources in zip(PARTS, (inputs, valid, test), strict=True):
                     counts[part] = _write_all(sources, files[part])
             else:
                 for part, sentence in _split(inputs, settings):

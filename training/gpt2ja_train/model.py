@@ -9,7 +9,6 @@ import platform
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import sentencepiece
@@ -19,6 +18,8 @@ from gpt2ja_train.blocks import collate, load_blocks
 from gpt2ja_train.tokenizer import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
     from transformers import GPT2LMHeadModel, Trainer
 
@@ -124,7 +125,7 @@ def train_model(
         warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
         result = trainer.train(resume_from_checkpoint=resume)
     seconds = time.monotonic() - started
-    curve = [
+    curve: list[dict[str, Any]] = [
         {key: entry[key] for key in ("step", "loss", "eval_loss") if key in entry}
         for entry in trainer.state.log_history
         if "loss" in entry or "eval_loss" in entry
@@ -136,7 +137,7 @@ def train_model(
         "steps": result.global_step,
         "tokens_seen": result.global_step * _tokens_per_step(trainer, settings),
         "seconds": round(seconds, 1),
-        "train_loss": _last(curve, "loss"),
+        "train_loss": _last(curve, "loss", result.training_loss),
         "valid_loss": trainer.evaluate(valid)["eval_loss"],
         **_test_figures(trainer.evaluate(test)["eval_loss"], test, corpus / "test.txt", spiece),
         "curve": curve,
@@ -278,8 +279,8 @@ def _test_figures(loss: float, blocks: Dataset, text: Path, spiece: Path) -> dic
     }
 
 
-def _last(history: list[dict[str, float]], key: str) -> float | None:
-    return next((entry[key] for entry in reversed(history) if key in entry), None)
+def _last(history: list[dict[str, Any]], key: str, default: float) -> float:
+    return next((entry[key] for entry in reversed(history) if key in entry), default)
 
 
 def _hardware() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
@@ -97,5 +97,6 @@ def _save_for_transformers(directory: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tokenizer = BertGenerationTokenizer(str(directory / "spiece.model"), **SPECIAL_TOKENS)
+        special: dict[str, Any] = {**SPECIAL_TOKENS}
+        tokenizer = BertGenerationTokenizer(str(directory / "spiece.model"), **special)
         tokenizer.save_pretrained(directory)

@@ -18,7 +18,6 @@ _COMMANDS = {
     "generate": ("gpt2ja_onnx.cli.generate", "cpu"),
     "score": ("gpt2ja_onnx.cli.score", "cpu"),
     "inspect": ("gpt2ja_onnx.cli.inspect", "cpu"),
-    "bench": ("gpt2ja_bench.cli", "bench"),
     "train": ("gpt2ja_train.cli", "train"),
 }
 _OURS = ("gpt2ja_onnx", "gpt2ja_export", "gpt2ja_train", "gpt2ja_bench")
@@ -40,7 +39,7 @@ class _Commands(click.Group):
 @click.version_option(version("gpt2ja-onnx"), prog_name="gpt2ja-onnx")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def group(debug: bool) -> None:
-    """Export a Japanese GPT-2 to ONNX, generate text with it, and measure it."""
+    """Export a Japanese GPT-2 to ONNX, generate text with it, and train one."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -64,7 +64,7 @@ def read_lines(source: str) -> Iterator[tuple[int, str]]:
     if source == "-":
         with contextlib.suppress(AttributeError):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-        lines = contextlib.nullcontext(sys.stdin)
+        lines: contextlib.AbstractContextManager[IO[str]] = contextlib.nullcontext(sys.stdin)
     else:
         lines = _open_input(source)
     with lines as file:

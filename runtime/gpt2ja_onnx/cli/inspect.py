@@ -52,4 +52,3 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     lines.append(("providers here", ", ".join(content["providers"])))
     for name, value in lines:
         click.echo(f"{name:<30}{value}")
-

@@ -1,0 +1,124 @@
+"""The recipe on a slice of text, end to end, and its parts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import sentencepiece
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gpt2ja_onnx.cli import main
+from gpt2ja_onnx.errors import CorpusError, SettingError
+from gpt2ja_train import CorpusSettings, TrainingSettings, make_corpus
+from gpt2ja_train.blocks import iterate_blocks
+from tests.conftest import SAMPLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(directory: Path) -> dict[str, list[str]]:
+    return {
+        p: (directory / f"{p}.txt").read_text().splitlines() for p in ("train", "valid", "test")
+    }
+
+
+def test_lines_are_split_as_the_card_does(tmp_path: Path) -> None:
+    source = tmp_path / "raw.txt"
+    source.write_text("一。二。\n\n 三 \n四。五")
+    make_corpus([str(source)], tmp_path / "out", CorpusSettings(valid_lines=1, test_lines=2))
+    assert read(tmp_path / "out") == {
+        "train": ["四。", "五"],
+        "valid": ["一。"],
+        "test": ["二。", "三"],
+    }
+
+
+@pytest.mark.parametrize("form", ["tags", "json"])
+def test_documents_of_wikiextractor_stay_whole(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "AA" / "wiki_00"
+    source.parent.mkdir()
+    documents = {str(n): f"題{n}\n\n文{n}の一。文{n}の二。" for n in range(200)}
+    if form == "tags":
+        texts = [f'<doc id="{i}" url="" title="">\n{t}\n</doc>\n' for i, t in documents.items()]
+    else:
+        texts = [json.dumps({"id": i, "text": t}) + "\n" for i, t in documents.items()]
+    source.write_text("".join(texts))
+    make_corpus([str(source.parent)], tmp_path / "out", CorpusSettings(held_out=0.1))
+    parts = read(tmp_path / "out")
+    assert sum(map(len, parts.values())) == 600
+    for lines in parts.values():
+        assert len(lines) % 3 == 0
+        assert lines[0::3] == [f"題{line[1:-3]}" for line in lines[1::3]]
+    assert 0.04 < len(parts["valid"]) / 600 < 0.2
+
+
+def test_a_corpus_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="train 0, valid 36, test 0"):
+        make_corpus([str(SAMPLE)], tmp_path / "out", CorpusSettings())
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_blocks_are_one_stream_with_targets_shifted_by_one(
+    tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    spiece = str(tokenizer_dir / "spiece.model")
+    processor = sentencepiece.SentencePieceProcessor(model_file=spiece)
+    stream = [t for line in SAMPLE.read_text().splitlines() for t in processor.encode(line)]
+    blocks = list(iterate_blocks(str(SAMPLE), spiece, 16))
+    assert len(blocks) == (len(stream) - 1) // 16
+    assert [t for b in blocks for t in b["input_ids"]] == stream[: len(blocks) * 16]
+    assert [t for b in blocks for t in b["shift_labels"]] == stream[1 : len(blocks) * 16 + 1]
+
+
+def test_settings_default_to_the_card() -> None:
+    s = TrainingSettings()
+    assert (s.layers, s.width, s.heads, s.context) == (12, 768, 12, 1024)
+    assert (s.epochs, s.batch_size, s.learning_rate, s.patience) == (10, 2, 1e-4, 1)
+    with pytest.raises(SettingError, match="width 10 is not a multiple of heads 3"):
+        TrainingSettings(width=10, heads=3)
+
+
+def call(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+# The libraries under the trainer warn of each other; none of it is ours to mend.
+@pytest.mark.filterwarnings("ignore")
+def test_the_recipe_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text → corpus → tokenizer → model → resumed → bundle → text."""
+    monkeypatch.chdir(tmp_path)
+    lines = SAMPLE.read_text().splitlines()
+    for name, part in (("train", lines * 6), ("valid", lines[:12]), ("test", lines[12:24])):
+        (tmp_path / f"{name}.raw").write_text("\n".join(part))
+    assert call("train", "corpus", "train.raw", "--valid", "valid.raw", "--test", "test.raw",
+                "--output", "corpus") == 0  # fmt: skip
+    assert call("train", "tokenizer", "--corpus", "corpus", "--output", "tokenizer",
+                "--vocab-size", 384) == 0  # fmt: skip
+    assert type(AutoTokenizer.from_pretrained("tokenizer")).__name__ == "BertGenerationTokenizer"
+    options = ("train", "model", "--corpus", "corpus", "--tokenizer", "tokenizer", "--output",
+               "model", "--layers", 1, "--width", 32, "--heads", 1, "--context", 32,
+               "--learning-rate", 0.01, "--eval-steps", 10, "--checkpoint-steps", 5,
+               "--patience", 9, "--save-dtype", "float16")  # fmt: skip
+    assert call(*options, "--max-steps", 20) == 0
+    first = json.loads((tmp_path / "model/training.json").read_text())
+    losses = [entry["eval_loss"] for entry in first["curve"] if "eval_loss" in entry]
+    assert losses[-1] < losses[0] < 6.2  # ln 384 = 5.95, where training starts
+
+    assert call(*options, "--max-steps", 40) == 1
+    assert "use --resume" in capsys.readouterr().err
+    assert call(*options, "--max-steps", 40, "--resume") == 0
+    second = json.loads((tmp_path / "model/training.json").read_text())
+    assert second["steps"] == 40
+    assert second["valid_loss"] < first["valid_loss"]
+    assert second["test_bits_per_character"] > 0
+
+    assert AutoModelForCausalLM.from_pretrained("model").dtype.itemsize == 2
+    assert call("export", "model", "bundle", "--precision", "fp32") == 0
+    assert call("generate", "朝の", "--model", "bundle") == 0
