@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     [
         (1, 32, 1, {}),
         (3, 96, 3, {}),
-        (12, 64, 4, {"initializer_range": 0.05}),
+        (12, 128, 4, {"initializer_range": 0.05}),
         (2, 64, 2, {"tie_word_embeddings": False}),
     ],
 )
