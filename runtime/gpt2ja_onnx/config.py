@@ -88,10 +88,10 @@ class GenerationConfig:
             raise SettingError(f"do_sample must be True or False, not {self.do_sample!r}")
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         object.__setattr__(self, "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens))
-        try:
-            words = tuple(_ids("bad_words_ids", word) for word in self.bad_words_ids)
-        except TypeError as error:
-            raise SettingError("bad_words_ids must be a list of lists of token ids") from error
+        words = _items(self.bad_words_ids)
+        if words is None or not all(isinstance(word, list | tuple) for word in words):
+            raise SettingError("bad_words_ids must be a list of lists of token ids")
+        words = tuple(_ids("bad_words_ids", word) for word in words)
         object.__setattr__(self, "bad_words_ids", words)
         if not all(words):
             raise SettingError("bad_words_ids must not hold an empty list")
@@ -131,14 +131,25 @@ def _check_number(name: str, value: Any, bounds: tuple[float, float, bool, bool]
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
-    values = (value,) if isinstance(value, str) else tuple(value or ())
-    if not all(isinstance(item, str) and item for item in values):
+    values = (value,) if isinstance(value, str) else _items(value)
+    if values is None or not all(isinstance(item, str) and item for item in values):
         raise SettingError(f"{name} must be strings that are not empty, not {value!r}")
     return values
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
-    values = tuple(value or ())
-    if not all(isinstance(item, int) and item >= 0 for item in values):
+    values = _items(value)
+    if values is None or not all(_is_id(item) for item in values):
         raise SettingError(f"{name} must be token ids, not {value!r}")
-    return values
+    return tuple(int(item) for item in values)
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31
+
+
+def _items(value: Any) -> tuple[Any, ...] | None:
+    """The items of a list or a tuple; none for None; None for anything else."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else None

@@ -1,0 +1,62 @@
+"""Whatever a user types ends in a result or in an error of this project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from gpt2ja_onnx import GenerationResult, Gpt2jaError
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx import GPT2Ja
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 200),
+    st.floats(),
+    st.text(max_size=3),
+    st.lists(st.integers(-1, 400), max_size=3),
+)
+some_settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "do_sample": st.booleans() | anything,
+        "max_new_tokens": st.integers(1, 12) | anything,
+        "min_new_tokens": st.integers(0, 12) | anything,
+        "temperature": st.floats(1e-6, 1e6) | anything,
+        "top_k": anything,
+        "top_p": st.floats(0, 1) | anything,
+        "min_p": st.floats(0, 1) | anything,
+        "typical_p": st.floats(0, 1) | anything,
+        "repetition_penalty": st.floats(1e-3, 1e3) | anything,
+        "no_repeat_ngram_size": anything,
+        "num_return_sequences": st.integers(1, 3),
+        "bad_words_ids": st.lists(st.lists(st.integers(0, 383), max_size=3), max_size=2) | anything,
+        "suppress_tokens": anything,
+        "seed": anything,
+        "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2) | anything,
+        "logprobs": anything,
+    },
+)
+prompts = st.text(st.characters(), max_size=40) | st.just("超" * 500)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(prompts, some_settings)
+@example("😀\ud800\0\u200b\n", {})
+@example("朝の", {"repetition_penalty": 1e3, "temperature": 1e-6, "do_sample": True})
+def test_a_result_or_an_error_of_ours(
+    fp32_model: GPT2Ja, prompt: str, settings: dict[str, Any]
+) -> None:
+    try:
+        results = fp32_model.generate(prompt, **settings)
+    except Gpt2jaError as error:
+        assert "engine failed" not in str(error)
+    else:
+        assert len(results) == settings.get("num_return_sequences", 1)
+        assert all(isinstance(result, GenerationResult) for result in results)
