@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -229,12 +228,16 @@ class GPT2Ja:
         **settings: Any,
     ) -> list[GenerationResult]:
         """`generate` for asyncio: the event loop goes on meanwhile."""
+        import asyncio  # takes 40 ms, which most programs of one prompt need not spend
+
         return await asyncio.to_thread(self.generate, prompts, config, **settings)
 
     async def astream(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
     ) -> AsyncIterator[Chunk]:
         """`stream` for asyncio; cancelling the task cancels the request."""
+        import asyncio
+
         request = self.submit(prompt, config, **settings)
         chunks = iter(request)
         try:
