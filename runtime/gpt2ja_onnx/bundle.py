@@ -19,7 +19,7 @@ MANIFEST_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "spiece.model"
 
-# Inputs of the fused graph. Shapes are given in `docs/bundle.md`.
+# Inputs of the fused graph; `gpt2ja_onnx.session.Plan` gives the shapes.
 INPUT_IDS = "input_ids"
 POSITION_IDS = "position_ids"
 SEQLENS_K = "seqlens_k"
