@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GPT2Ja
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 PROMPT = "近年の機械学習は"
 SEQUENCES = 3
 TOKENS = 40
+SETTINGS: dict[str, Any] = {
+    "do_sample": True,
+    "top_p": 0.95,
+    "top_k": 50,
+    "num_return_sequences": SEQUENCES,
+    "max_new_tokens": TOKENS,
+    "min_new_tokens": TOKENS,
+}
 
 
 def main() -> None:
@@ -44,12 +52,7 @@ def main() -> None:
 def _generate_ours(model: GPT2Ja) -> list[str]:
     results = model.generate(
         PROMPT,
-        do_sample=True,
-        top_p=0.95,
-        top_k=50,
-        num_return_sequences=SEQUENCES,
-        max_new_tokens=TOKENS,
-        min_new_tokens=TOKENS,
+        **SETTINGS,
     )
     return [result.prompt + result.text for result in results]
 
@@ -67,12 +70,7 @@ def _torch_generator(threads: int) -> Callable[[], list[str]]:
         output = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            top_p=0.95,
-            top_k=50,
-            num_return_sequences=SEQUENCES,
-            max_new_tokens=TOKENS,
-            min_new_tokens=TOKENS,
+            **SETTINGS,
             pad_token_id=0,
         )
         texts: list[str] = tokenizer.batch_decode(output, skip_special_tokens=True)
