@@ -63,3 +63,7 @@ class CancelledError(GenerationError):
 
 class ClosedError(GenerationError):
     """The engine was closed and takes no further requests."""
+
+
+class BenchmarkError(Gpt2jaError, RuntimeError):
+    """A benchmark cannot be run, or a report cannot be read."""

@@ -1,0 +1,259 @@
+"""The report's contract: what the runner writes, and what pages and `compare` read.
+
+``report.json`` is `Report` as JSON, field by field; every duration is in seconds, every size in
+bytes. Samples are kept as they were measured; what is derived from them is in
+`gpt2ja_bench.figures`, so that a reader of the file can check it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2ja_onnx.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = 1
+REPORT_FILE = "report.json"
+BASELINE = "torch"  # the engine that ratios are taken to
+
+Status = Literal["ok", "skipped", "failed"]
+Kind = Literal["generate", "queue", "score", "cold_start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the report was measured on.
+
+    Attributes:
+        name: Of the processor, or of the GPU for a CUDA report.
+        flags: Instruction sets that matter to matrix products.
+        cores: Cores that this process may use.
+        memory: Bytes of main memory.
+        system: Operating system and Python.
+        bandwidth: Measured bytes a second when reading memory, with the threads of the report.
+        matrix_rate: Measured floating point operations a second of an fp32 product (fp16 on CUDA).
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    cores: int
+    memory: int
+    system: str
+    bandwidth: float
+    matrix_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the report was measured.
+
+    Attributes:
+        quick: Fewer repeats and workloads.
+        repeats: Timed calls of each engine and workload, after one that warms up.
+        threads: Threads of every engine.
+        device: Where the engines ran.
+        sampling: Settings of every engine, by transformers' names.
+        checkpoint: The checkpoint, or ``synthetic``.
+        shape: Layers, width, heads, context and vocabulary of the model.
+        parameters: Of the model.
+        timed: What the durations hold, in words.
+    """
+
+    quick: bool
+    repeats: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    sampling: dict[str, Any]
+    checkpoint: str
+    shape: dict[str, int]
+    parameters: int
+    timed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An engine held against PyTorch in fp32 before it was timed.
+
+    Attributes:
+        greedy_tokens: Tokens that were generated greedily.
+        greedy_agreement: Share of them before the first one that differs from PyTorch's; NaN
+            never appears: an engine that cannot say has None.
+        perplexity: On a text; None where the engine gives no log-probabilities.
+        reference_perplexity: PyTorch's on the same text.
+        passed: Whether the engine says what PyTorch says, to the accuracy of its precision.
+    """
+
+    greedy_tokens: int
+    greedy_agreement: float | None
+    perplexity: float | None
+    reference_perplexity: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """An engine.
+
+    Attributes:
+        id: Short name, such as ``ours-int8``; `BASELINE` is what ratios are taken to.
+        title: For people.
+        library: Package and version, such as ``ctranslate2 4.8.5``.
+        precision: Of the weights, in the engine's own words.
+        status: ``skipped`` if it cannot run here; ``failed`` if it ended before it was timed.
+        reason: Why it was skipped or failed.
+        model_bytes: Size of its model on disk.
+        load: Seconds from the call to a model that can generate, one a repeat.
+        check: Against PyTorch.
+        weight_bytes: Bytes of weights that one decoding step reads, for the floor.
+        step_operations: Floating point (or integer) operations a row and decoding step.
+    """
+
+    id: str
+    title: str
+    library: str
+    precision: str
+    status: Status
+    reason: str = ""
+    model_bytes: int = 0
+    load: tuple[float, ...] = ()
+    check: Check | None = None
+    weight_bytes: int = 0
+    step_operations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is run.
+
+    Attributes:
+        id: Short name, such as ``batch-8``.
+        title: For people.
+        kind: ``generate``: one call over `rows` prompts, all of one length; ``queue``: requests
+            of drawn lengths; ``score``: log-probabilities of texts; ``cold_start``: a new
+            process to its first token.
+        rows: Rows of the batch, or the most that may run at once.
+        prompt_tokens: Length of every prompt; the mean for a queue; of every text for scoring.
+        new_tokens: Tokens to generate for every prompt; the mean for a queue.
+        requests: Requests in a queue, or texts to score; otherwise equal to `rows`.
+        shared_prompt: Whether the rows continue one and the same prompt.
+    """
+
+    id: str
+    title: str
+    kind: Kind
+    rows: int
+    prompt_tokens: int
+    new_tokens: int
+    requests: int
+    shared_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One timed call.
+
+    Attributes:
+        seconds: The whole call.
+        first_token: Until every row has its first token; None where it has no meaning.
+        steps: Durations of the decoding steps after the first token, one a step of the whole
+            batch; empty where the engine does not tell.
+        tokens: Tokens that were generated, or scored.
+    """
+
+    seconds: float
+    first_token: float | None
+    steps: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An engine on a workload. Sample i of all engines was taken in round i, one after another."""
+
+    engine: str
+    workload: str
+    status: Status
+    reason: str = ""
+    samples: tuple[Sample, ...] = ()
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run of the benchmark.
+
+    Attributes:
+        created: ISO 8601 time in UTC.
+        complete: False if the run was interrupted; what was measured until then is there.
+        versions: Of the packages that took part.
+        seconds: The whole run.
+    """
+
+    created: str
+    complete: bool
+    seconds: float
+    machine: Machine
+    settings: Settings
+    versions: dict[str, str]
+    engines: tuple[EngineReport, ...]
+    workloads: tuple[Workload, ...]
+    results: tuple[Result, ...]
+    version: int = field(default=VERSION)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write ``report.json``."""
+    text = json.dumps(dataclasses.asdict(report), ensure_ascii=False, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """Read ``report.json``.
+
+    Raises:
+        BenchmarkError: The file is missing, no report, or of another version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BenchmarkError(f"{path}: is no report: {error}") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        version = found.get("version") if isinstance(found, dict) else None
+        raise BenchmarkError(f"{path}: has report version {version}, expected {VERSION}")
+    try:
+        return _report(found)
+    except (KeyError, TypeError) as error:
+        raise BenchmarkError(f"{path}: is no whole report: {error}") from error
+
+
+def _report(found: dict[str, Any]) -> Report:
+    machine = found["machine"]
+    return Report(
+        **found
+        | {
+            "machine": Machine(**machine | {"flags": tuple(machine["flags"])}),
+            "settings": Settings(**found["settings"]),
+            "engines": tuple(_engine(item) for item in found["engines"]),
+            "workloads": tuple(Workload(**item) for item in found["workloads"]),
+            "results": tuple(_result(item) for item in found["results"]),
+        }
+    )
+
+
+def _engine(found: dict[str, Any]) -> EngineReport:
+    check = found["check"]
+    return EngineReport(
+        **found | {"load": tuple(found["load"]), "check": Check(**check) if check else None}
+    )
+
+
+def _result(found: dict[str, Any]) -> Result:
+    samples = (Sample(**sample | {"steps": tuple(sample["steps"])}) for sample in found["samples"])
+    return Result(**found | {"samples": tuple(samples)})
