@@ -149,7 +149,30 @@ class GPT2Ja:
         Yields:
             For each item, in order: its sequences, or the error that it ended with.
         """
-        return self._in_order(items)
+        window: deque[Request | Gpt2jaError] = deque()
+        queued = 0  # sequences in the window
+        try:
+            for index, item in enumerate(items):
+                if isinstance(item, Gpt2jaError):
+                    window.append(item)
+                else:
+                    try:
+                        window.append(self._submit(item[0], index, item[1]))
+                        queued += item[1].num_return_sequences
+                    except Gpt2jaError as error:
+                        window.append(error)
+                # Enough must wait that a freed row never stays empty.
+                while queued > 4 * self._max_rows or len(window) > 16 * self._max_rows:
+                    outcome = window.popleft()
+                    if isinstance(outcome, Request):
+                        queued -= outcome.config.num_return_sequences
+                    yield _outcome(outcome)
+            while window:
+                yield _outcome(window.popleft())
+        finally:
+            for request in window:
+                if isinstance(request, Request):
+                    request.cancel()
 
     def stream(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
@@ -259,34 +282,6 @@ class GPT2Ja:
         self.close()
 
     # --- inside ---
-
-    def _in_order(
-        self, items: Iterable[tuple[Prompt, GenerationConfig] | Gpt2jaError]
-    ) -> Generator[list[GenerationResult] | Gpt2jaError]:
-        window: deque[Request | Gpt2jaError] = deque()
-        queued = 0  # sequences in the window
-        try:
-            for index, item in enumerate(items):
-                if isinstance(item, Gpt2jaError):
-                    window.append(item)
-                else:
-                    try:
-                        window.append(self._submit(item[0], index, item[1]))
-                        queued += item[1].num_return_sequences
-                    except Gpt2jaError as error:
-                        window.append(error)
-                # Enough must wait that a freed row never stays empty.
-                while queued > 4 * self._max_rows or len(window) > 16 * self._max_rows:
-                    outcome = window.popleft()
-                    if isinstance(outcome, Request):
-                        queued -= outcome.config.num_return_sequences
-                    yield _outcome(outcome)
-            while window:
-                yield _outcome(window.popleft())
-        finally:
-            for request in window:
-                if isinstance(request, Request):
-                    request.cancel()
 
     def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
         prompt_ids = self._encode(prompt)
