@@ -7,9 +7,9 @@ for the published one, which need not be downloaded.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpt2ja_bench.shape import PUBLISHED, Shape
 from gpt2ja_onnx.demo import demo_checkpoint
 
 if TYPE_CHECKING:
@@ -19,21 +19,7 @@ _SEED = 0
 _SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3, "cls": 4, "sep": 5}
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticShape:
-    """Sizes of a GPT-2; the defaults are those of colorfulscoop/gpt2-small-ja."""
-
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    context: int = 1024
-    vocab_size: int = 32000
-
-
-PUBLISHED = SyntheticShape()
-
-
-def make_checkpoint(directory: Path, shape: SyntheticShape = PUBLISHED) -> None:
+def make_checkpoint(directory: Path, shape: Shape = PUBLISHED) -> None:
     """Write a Hugging Face checkpoint with seeded random weights to `directory`.
 
     Its tokenizer is the demo model's, padded with pieces that no text is encoded to.

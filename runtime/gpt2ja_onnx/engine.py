@@ -248,7 +248,7 @@ class Engine:
             if (count := sequence.request.config.logprobs) is not None:
                 entry = log_probabilities(logits[row], token, ids[row], count)
                 sequence.logprobs.append(TokenLogprobs(*entry))
-            sequence.request.deliver(sequence, sequence.append(token))
+            sequence.request.deliver(sequence, sequence.append(token), token)
 
     def _release_ended(self) -> None:
         """Give the rows of ended sequences to the last ones."""

@@ -192,23 +192,24 @@ class GPT2Ja:
         chosen = (config or self.defaults).override(settings)
         return self._submit(prompt, 0, chosen)
 
-    def score(self, texts: str | Sequence[str], *, stride: int | None = None) -> list[Score]:
+    def score(self, texts: str | Sequence[Prompt], *, stride: int | None = None) -> list[Score]:
         """Log-probability and perplexity of texts of any length.
 
         Args:
-            texts: A text, or a list of texts.
+            texts: A text, or a list of texts; a text may be a list of token ids.
             stride: Tokens between two windows over a text longer than the context; None takes
                 half a context.
         """
         context = self.manifest.shape.context
         if stride is not None and not 1 <= stride < context:
             raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        encoded = [self.tokenizer.encode(text) for text in texts]
+        given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
+        encoded = [self._encode(text) for text in given]
+        names = [text if isinstance(text, str) else "" for text in given]
         logprobs = self._scorer.score(encoded, stride)
         return [
-            Score(text, len(ids), logprob, perplexity(logprob, len(ids)))
-            for text, ids, logprob in zip(texts, encoded, logprobs, strict=True)
+            Score(name, len(ids), logprob, perplexity(logprob, len(ids)))
+            for name, ids, logprob in zip(names, encoded, logprobs, strict=True)
         ]
 
     # --- ids ---
@@ -284,7 +285,7 @@ class GPT2Ja:
     # --- inside ---
 
     def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
-        prompt_ids = self._encode(prompt)
+        prompt_ids = self._encode_prompt(prompt)
         for setting in ("suppress_tokens", "bad_words_ids"):
             ids = getattr(config, setting)
             largest = max((int(np.max(item)) for item in ids), default=0)
@@ -304,13 +305,18 @@ class GPT2Ja:
         self._worker.submit(request)
         return request
 
-    def _encode(self, prompt: Prompt) -> NDArray[np.int64]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif isinstance(prompt, list):
-            ids = prompt
-        else:
-            raise PromptError(f"a prompt must be a string, not {type(prompt).__name__}")
+    def _encode(self, text: Prompt) -> list[int]:
+        if isinstance(text, str):
+            return self.tokenizer.encode(text)
+        if not isinstance(text, list):
+            raise PromptError(f"a text must be a string or ids, not {type(text).__name__}")
+        size = self.manifest.shape.vocab_size
+        if not all(isinstance(token, int) and 0 <= token < size for token in text):
+            raise PromptError(f"token ids must be whole numbers from 0 to {size - 1}")
+        return text
+
+    def _encode_prompt(self, prompt: Prompt) -> NDArray[np.int64]:
+        ids = self._encode(prompt)
         shape = self.manifest.shape
         if not ids:
             raise PromptError("the prompt is empty; give at least one character")
@@ -318,10 +324,7 @@ class GPT2Ja:
             raise PromptError(
                 f"the prompt has {len(ids)} tokens, the context is {shape.context}; shorten it"
             )
-        array = np.asarray(ids, dtype=np.int64)
-        if array.min() < 0 or array.max() >= shape.vocab_size:
-            raise PromptError(f"the prompt has ids outside of 0..{shape.vocab_size - 1}")
-        return array
+        return np.asarray(ids, dtype=np.int64)
 
 
 def _iterate(request: Request) -> Iterator[Chunk]:

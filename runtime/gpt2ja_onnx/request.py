@@ -63,12 +63,18 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of one sequence's text, in the order in which it was generated.
+    """What one token of a sequence brought, in the order in which it was generated.
 
-    The last chunk of a sequence has a `finish_reason`; its text may be empty.
+    Attributes:
+        text: The text that the token made certain; empty while a character is incomplete or a
+            stop string may have begun.
+        token_id: The token; -1 for a sequence that ends before its first one.
+        sequence_index: Position among the sequences of the prompt.
+        finish_reason: Of the last chunk of a sequence; None before.
     """
 
     text: str
+    token_id: int
     sequence_index: int
     finish_reason: FinishReason | None = None
 
@@ -223,10 +229,9 @@ class Request:
 
     # --- for the engine ---
 
-    def deliver(self, sequence: Sequence, text: str) -> None:
-        """Hand out a sequence's new text, and the sequence when it has ended."""
-        if text or sequence.finish_reason is not None:
-            self._events.put(Chunk(text, sequence.index, sequence.finish_reason))
+    def deliver(self, sequence: Sequence, text: str, token_id: int = -1) -> None:
+        """Hand out what a token brought, and the sequence when it has ended."""
+        self._events.put(Chunk(text, token_id, sequence.index, sequence.finish_reason))
         if sequence.finish_reason is not None:
             self.results[sequence.index] = sequence.result()
             if self.done:

@@ -153,7 +153,7 @@ def test_prompts_that_cannot_be_continued(model: GPT2Ja) -> None:
         model.generate("")
     with pytest.raises(PromptError, match=f"129 tokens, the context is {CONTEXT}"):
         model.generate_ids(np.full(CONTEXT + 1, 7))
-    with pytest.raises(PromptError, match=r"outside of 0\.\.383"):
+    with pytest.raises(PromptError, match="whole numbers from 0 to 383"):
         model.generate_ids(np.array([VOCABULARY]))
     with pytest.raises(SettingError, match="suppress_tokens must hold ids below 384"):
         model.generate("図", suppress_tokens=[VOCABULARY])
@@ -207,6 +207,14 @@ def test_cancel_and_timeout_end_one_request_alone(model: GPT2Ja) -> None:
     with pytest.raises(RequestTimeoutError, match=r"timeout of 0\.001 s"):
         model.submit(PROMPTS[0], long, timeout=0.001).result()
     assert other.result()[0].token_ids == model.generate(PROMPTS[1], SAMPLED)[0].token_ids
+
+
+def test_a_stream_has_one_chunk_a_token(model: GPT2Ja) -> None:
+    for prompt in PROMPTS[:3]:
+        result = model.generate(prompt, SAMPLED)[0]
+        chunks = list(model.stream(prompt, SAMPLED))
+        assert [chunk.token_id for chunk in chunks] == result.token_ids
+        assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
 
 
 def test_leaving_a_stream_cancels_it(model: GPT2Ja) -> None:
