@@ -158,6 +158,11 @@ def is_ours(engine: EngineReport) -> bool:
     return engine.id.startswith("ours")
 
 
+def short_name(engine: EngineReport) -> str:
+    """An engine's id, as people who do not know this project's ids read it."""
+    return engine.id.replace("ours", "gpt2ja-onnx", 1) if is_ours(engine) else engine.id
+
+
 def is_wrong(engine: EngineReport) -> bool:
     """Whether an engine was held against PyTorch and does not say what PyTorch says."""
     return engine.check is not None and not engine.check.passed

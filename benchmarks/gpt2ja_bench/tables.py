@@ -38,7 +38,7 @@ def engines_table(report: Report) -> Table:
         load = float(np.median(engine.load)) if engine.load else None
         cells = (
             engine_name(engine),
-            engine.id,
+            figures.short_name(engine),
             engine.library,
             engine.precision,
             _checked(engine),

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LINE = 14.0  # height of a label, in units of the SVG
-_LONGEST = 20
-
-
-def shorten(text: str) -> str:
-    """A label that fits its column."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -55,7 +49,7 @@ def label_at_right(
     heights = spread(at[:, 1].tolist(), _LINE, box.y0 + 2, box.y1 - 2)
     for (x, y), height, text, name in zip(at, heights, texts, colours, strict=True):
         axes.annotate(
-            shorten(text),
+            text,
             xy=(x + 4, y),
             xycoords="figure pixels",
             xytext=(box.x1 + 14, height),

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from gpt2ja_bench import figures
 from gpt2ja_bench.plots.labels import label_at_right
 from gpt2ja_bench.plots.style import look, series
+from gpt2ja_bench.units import significant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,8 +68,22 @@ def label_ends(report: Report, axes: Axes, lines: Lines) -> None:
 
 
 def label(engine: EngineReport) -> str:
-    """The short name, with a cross where the output is wrong."""
-    return f"✗ {engine.id} (wrong)" if figures.is_wrong(engine) else engine.id
+    """The short name, cut to its column, and marked where the output is wrong."""
+    name = figures.short_name(engine)
+    if figures.is_wrong(engine):
+        return f"✗ {_cut(name, 12)} wrong"
+    return _cut(name, 19)
+
+
+def said(report: Report, lines: Lines, words: Callable[[list[Point]], str]) -> str:
+    """Every line in words, for those who do not see it."""
+    names = {engine.id: figures.short_name(engine) for engine in report.engines}
+    return "; ".join(f"{names[engine]} {words(points)}" for engine, points in lines.items())
+
+
+def heights(points: list[Point]) -> str:
+    """The values of a line, from left to right."""
+    return ", ".join(significant(y) for _, y in points)
 
 
 def plain_log(axis: Axis) -> None:
@@ -77,3 +92,7 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -13,8 +13,10 @@ from gpt2ja_bench.plots.lines import (
     Point,
     draw_lines,
     engine_lines,
+    heights,
     label_ends,
     plain_log,
+    said,
 )
 from gpt2ja_bench.plots.style import add_axes, colour, new_figure, to_svg
 from gpt2ja_bench.units import significant
@@ -37,7 +39,7 @@ def roofline(report: Report) -> Picture | None:
         value / 1e9 for value in (report.machine.bandwidth, report.machine.matrix_rate)
     )
     figure = new_figure(WIDTH, 360)
-    axes = add_axes(figure, left=58, right=LABELS, bottom=46, top=12)
+    axes = add_axes(figure, left=64, right=LABELS, bottom=46, top=12)
     axes.set(
         xscale="log",
         yscale="log",
@@ -50,13 +52,11 @@ def roofline(report: Report) -> Picture | None:
     plain_log(axes.yaxis)
     label_ends(report, axes, lines)
     title = "Roofline of the decoding step"
-    said = "; ".join(
-        f"{name} {', '.join(significant(y) for _, y in points)}" for name, points in lines.items()
-    )
+    rows = ", ".join(str(workload.rows) for workload in ladder)
     text = (
         f"The machine reads {significant(bandwidth)} gigabytes and computes {significant(rate)} "
         "billion floating point operations a second. Billion operations a second at "
-        f"{', '.join(str(workload.rows) for workload in ladder)} rows: {said}."
+        f"{rows} rows: {said(report, lines, heights)}."
     )
     precision = "fp16" if report.settings.device == "cuda" else "fp32"
     caption = (
@@ -85,8 +85,8 @@ def _roofs(axes: Axes, lines: Lines, bandwidth: float, rate: float) -> None:
     axes.set(xlim=(low, high), ylim=(bottom, top))
     axes.autoscale(False)
     grey = colour("muted")
-    for heights in ([low * bandwidth, high * bandwidth], [rate, rate]):
-        axes.plot([low, high], heights, color=grey, linewidth=5, alpha=0.35)
+    for roof in ([low * bandwidth, high * bandwidth], [rate, rate]):
+        axes.plot([low, high], roof, color=grey, linewidth=5, alpha=0.35)
     axes.text(low * 1.1, rate * 1.1, f"{significant(rate)} GFLOP/s", color=grey, fontsize=11)
     x = min(high, top / bandwidth) / 1.5
     axes.annotate(

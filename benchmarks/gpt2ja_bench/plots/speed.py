@@ -16,9 +16,11 @@ from gpt2ja_bench.plots.lines import (
     Point,
     draw_lines,
     engine_lines,
+    heights,
     label_ends,
     measured,
     plain_log,
+    said,
 )
 from gpt2ja_bench.plots.style import add_axes, new_figure, to_svg
 from gpt2ja_bench.units import signed_percent, significant
@@ -38,7 +40,7 @@ def speed_by_batch(report: Report) -> Picture | None:
     if not lines:
         return None
     figure = new_figure(WIDTH, 360)
-    axes = add_axes(figure, left=58, right=LABELS, bottom=46, top=12)
+    axes = add_axes(figure, left=64, right=LABELS, bottom=46, top=12)
     rows = [workload.rows for workload in ladder]
     axes.set(xscale="log", yscale="log", xlabel="rows in the batch", ylabel="tokens per second")
     axes.set_xlim(min(rows) / 1.25, max(rows) * 1.25)
@@ -48,11 +50,7 @@ def speed_by_batch(report: Report) -> Picture | None:
     plain_log(axes.yaxis)
     label_ends(report, axes, lines)
     title = "Speed by batch size"
-    said = "; ".join(
-        f"{name} {', '.join(significant(speed) for _, speed in points)}"
-        for name, points in lines.items()
-    )
-    text = f"Tokens per second at {', '.join(map(str, rows))} rows: {said}."
+    text = f"Tokens per second at {', '.join(map(str, rows))} rows: {said(report, lines, heights)}."
     caption = (
         "Tokens of all rows together, over whole calls with their prompts. Higher is better. "
         "Hollow: 16 or 32 bits a weight."
@@ -70,13 +68,13 @@ def quality(report: Report, workload: Workload) -> Picture | None:
         speed = figures.throughput(result)
         assert speed
         if change is None:
-            missing.append(engine.id)
+            missing.append(figures.short_name(engine))
         else:
             points[engine.id] = [(change, speed.value)]
     if not points:
         return None
     figure = new_figure(WIDTH, 320)
-    axes = add_axes(figure, left=58, right=LABELS, bottom=46, top=12)
+    axes = add_axes(figure, left=64, right=LABELS, bottom=46, top=12)
     axes.set(
         yscale="log",
         xlabel="change of the perplexity (%)",
@@ -88,10 +86,7 @@ def quality(report: Report, workload: Workload) -> Picture | None:
     plain_log(axes.yaxis)
     label_ends(report, axes, points)
     title = f"Speed against quality: {workload.title}"
-    text = "; ".join(
-        f"{name} {significant(speed)} tokens per second, perplexity {signed_percent(change)}"
-        for name, ((change, speed),) in points.items()
-    )
+    text = said(report, points, _trade)
     caption = "Against PyTorch in fp32, which is at 0. Up is faster, right is worse text."
     if missing:
         caption += f" Not shown, as they tell no perplexity: {', '.join(missing)}."
@@ -102,6 +97,11 @@ def quality(report: Report, workload: Workload) -> Picture | None:
 def _throughput(engine: EngineReport, workload: Workload, result: Result) -> Point | None:
     speed = figures.throughput(result)
     return (workload.rows, speed.value) if speed else None
+
+
+def _trade(points: list[Point]) -> str:
+    ((change, speed),) = points
+    return f"{significant(speed)} tokens per second, perplexity {signed_percent(change)}"
 
 
 def _percent_scale(axes: Axes, changes: list[float]) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2ja_bench import figures
 from gpt2ja_bench.document import Picture
-from gpt2ja_bench.plots.labels import shorten
 from gpt2ja_bench.plots.lines import LABELS, WIDTH, label, measured, plain_log
 from gpt2ja_bench.plots.style import add_axes, colour, look, new_figure, series, to_svg
 from gpt2ja_bench.units import milliseconds
@@ -37,14 +37,15 @@ def step_latency(report: Report, workload: Workload) -> Picture | None:
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.grid(visible=False, axis="y")
     names = series(report)
-    axes.set_yticks(range(len(found)), [shorten(label(engine)) for engine, _ in found])
+    axes.set_yticks(range(len(found)), [label(engine) for engine, _ in found])
     for place, (engine, percentiles) in enumerate(found):
         _row(axes, place, engine, names[engine.id], percentiles)
     _beside(axes, len(found) - 0.1, "p50", "muted")
     plain_log(axes.xaxis)
     title = f"Decoding steps: {workload.title}"
     said = "; ".join(
-        f"{engine.id} median {milliseconds(p[2])}, 99th percentile {milliseconds(p[5])}"
+        f"{figures.short_name(engine)} median {milliseconds(p[2])}, "
+        f"99th percentile {milliseconds(p[5])}"
         for engine, p in reversed(found)
     )
     caption = (

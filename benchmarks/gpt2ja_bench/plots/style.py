@@ -50,6 +50,7 @@ _MARKERS = {
     "other": "<",
 }
 _STAND_INS = {name: f"#0000{index:02x}" for index, name in enumerate(_THEME, start=1)}
+_ENLARGED = 1.5  # a picture of its own, over one of several on a page
 _UNITS_AN_INCH = 72  # of matplotlib's SVG
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -154,7 +155,7 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     text = buffer.getvalue()
     body = text[text.index(">", text.index("<svg ")) + 1 :]
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", body)
+    body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
     for variable, stand_in in _STAND_INS.items():
         body = body.replace(stand_in, f"var(--{variable})")
@@ -165,6 +166,17 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         f'<title id="{name}-title">{_escaped(title)}</title>\n'
         f'<desc id="{name}-text">{_escaped(description)}</desc>{body.rstrip()}'
     )
+
+
+def standalone(svg: str) -> str:
+    """The SVG of `to_svg` as a file of its own, on its own paper, in the reader's scheme."""
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head, rest = svg.split("\n", 1)
+    width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', head)[0]
+    size = f'width="{_ENLARGED * int(width):.0f}" height="{_ENLARGED * int(height):.0f}"'
+    paper = '<rect width="100%" height="100%" rx="8" fill="var(--paper)"/>'
+    opening = head.replace("<svg ", f"<svg {namespaces} {size} ", 1)
+    return f"{opening}\n<style>\n{theme_css()}</style>\n{paper}\n{rest}\n"
 
 
 def theme_css() -> str:
