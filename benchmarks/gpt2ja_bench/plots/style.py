@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gpt2ja_bench.report import EngineReport, Report
 
-# Name → (light, dark). Any two lines differ by 20 or more in CIELAB, as people with normal sight
+# Name → (light, dark). Any two lines differ by 18 or more in CIELAB, as people with normal sight
 # and with protanopia, deuteranopia or tritanopia (Machado et al., 2009) see them; on its paper,
 # each has a contrast of 4.5 or more. Warm hues are this project's; markers tell lines apart again.
 _THEME = {
