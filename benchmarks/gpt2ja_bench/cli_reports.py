@@ -31,8 +31,7 @@ _REPORT = click.Path(path_type=Path)
     show_default=True,
     help="Percent that a speed may lose.",
 )
-@click.option("--all", "show_all", is_flag=True, help="Show what did not change, too.")
-def compare_command(old: Path, new: Path, threshold: float, show_all: bool) -> int:
+def compare_command(old: Path, new: Path, threshold: float) -> int:
     """Say what got faster or slower from OLD to NEW, each a report.json or its directory.
 
     The exit code is 1 if something became slower by more than the threshold beyond the noise,
@@ -43,7 +42,7 @@ def compare_command(old: Path, new: Path, threshold: float, show_all: bool) -> i
         click.echo(f"warning: not comparable: {warning}", err=True)
     if comparison.as_ratios:
         click.echo(f"warning: ratios to {BASELINE} are compared instead of speeds", err=True)
-    for line in _lines(comparison, threshold, show_all):
+    for line in _lines(comparison, threshold):
         click.echo(line)
     return 1 if comparison.regressions else 0
 
@@ -65,8 +64,8 @@ def _read(path: Path) -> Report:
     return read_report(path / REPORT_FILE if path.is_dir() else path)
 
 
-def _lines(comparison: Comparison, threshold: float, show_all: bool) -> Iterator[str]:
-    shown = [c for c in comparison.changes if show_all or c.verdict not in ("same", "unsure")]
+def _lines(comparison: Comparison, threshold: float) -> Iterator[str]:
+    shown = [c for c in comparison.changes if c.verdict not in ("same", "unsure")]
     if shown:
         rows = [_HEADER, *map(_row, shown)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
