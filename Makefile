@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit wheel clean
+.PHONY: demo test lint types unit wheel readme-figures clean
 
 demo: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.demo
@@ -32,9 +32,13 @@ wheel: $(STAMP)
 		"gpt2ja-onnx[cpu] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	cd build/wheel && env/bin/python $(CURDIR)/tests/check_wheel.py
 
+# The speed table and picture of both READMEs, from benchmarks/results/report.json.
+readme-figures: $(STAMP)
+	$(BIN)/python -m gpt2ja_bench.readme
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,dev]"
 	touch $@
 
 clean:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from gpt2ja_bench.cli_reports import compare_command, pages_command
 from gpt2ja_bench.engines import CUDA_ENGINES, ENGINES
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, read_report
 from gpt2ja_bench.shape import PUBLISHED, Shape
@@ -47,6 +48,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """Time this project beside PyTorch and other engines, and write a report."""
     if ctx.invoked_subcommand is None:
         _run(**options)
+
+
+command.add_command(compare_command)
+command.add_command(pages_command)
 
 
 def _run(

@@ -16,7 +16,7 @@ def _torch(name: str, title: str, precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("torch", "transformers"),
-        extra="export",
+        extra="bench",
     )
 
 
@@ -28,7 +28,7 @@ def _ours(precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("gpt2ja-onnx", "onnx-ir"),
-        extra="cpu,export",
+        extra="cpu,bench",
     )
 
 
@@ -40,7 +40,7 @@ def _ctranslate2(precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("ctranslate2", "transformers"),
-        extra="bench-ctranslate2",
+        extra="bench,bench-ctranslate2",
     )
 
 
@@ -52,7 +52,7 @@ def _llama_cpp(precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("llama-cpp-python", "gguf", "transformers"),
-        extra="export,bench-llama-cpp",
+        extra="bench,bench-llama-cpp",
     )
 
 
@@ -65,7 +65,7 @@ def _openvino(precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("openvino-genai", "optimum-intel", *quantiser),
-        extra="bench-openvino",
+        extra="bench,bench-openvino",
     )
 
 
@@ -76,7 +76,7 @@ OPTIMUM = EngineSpec(
     precision="fp32",
     weight_bits=32,
     packages=("optimum-onnx", "torch", "transformers"),
-    extra="export",
+    extra="bench",
 )
 ORT_GENAI = EngineSpec(
     id="onnxruntime-genai",
@@ -85,7 +85,7 @@ ORT_GENAI = EngineSpec(
     precision="fp32",
     weight_bits=32,
     packages=("onnxruntime-genai", "optimum-onnx"),
-    extra="export,bench-genai",
+    extra="bench,bench-genai",
 )
 ENGINES: tuple[EngineSpec, ...] = (
     _torch(BASELINE, "PyTorch", "fp32", 32),
