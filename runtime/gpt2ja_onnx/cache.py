@@ -62,10 +62,10 @@ class KVCache:
         """Give the memory back."""
         self.buffer = self._allocate(0, 0)
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` to row `target`."""
+    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from `start` to `length` of row `source` to row `target`."""
         if source != target:
-            self.buffer[:, target, :, :length] = self.buffer[:, source, :, :length]
+            self.buffer[:, target, :, start:length] = self.buffer[:, source, :, start:length]
 
     def slices(self, start: int, stop: int) -> list[NDArray[np.generic]]:
         """The rows `start` to `stop` of every layer's keys and values, as contiguous arrays."""

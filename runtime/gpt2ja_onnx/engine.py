@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2ja_onnx.beam_group import BeamGroup
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import GenerationError
 from gpt2ja_onnx.request import Request, Sequence, TokenLogprobs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PREFILL_TOKENS = 2048
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_SHARED_PREFIX = 16
+_BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
 
@@ -61,7 +63,16 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue all sequences of a request; one that cannot ever fit fails at once."""
-        needed = self._cache.bytes_needed(1, request.max_length)
+        beams = request.config.num_beams
+        if beams > self.max_rows:
+            request.fail(
+                GenerationError(
+                    f"num_beams is {beams}, but only {self.max_rows} sequences run at once; raise "
+                    "batch_size, or take fewer beams"
+                )
+            )
+            return
+        needed = self._cache.bytes_needed(beams, request.max_length)
         if self._max_memory is not None and needed > self._max_memory:
             request.fail(
                 GenerationError(
@@ -69,13 +80,13 @@ class Engine:
                 )
             )
             return
-        for index in range(request.config.num_return_sequences):
-            sequence = Sequence(request, index)
-            if sequence.length >= request.context:  # no room for even one token
+        sequences = [Sequence(request, i) for i in range(request.config.num_return_sequences)]
+        if len(request.prompt_ids) >= request.context:  # no room for even one token
+            for sequence in sequences:
                 sequence.finish_reason = "context"
                 request.deliver(sequence, "")
-            else:
-                self.waiting.append(sequence)
+        else:
+            self.waiting += sequences if beams == 1 else BeamGroup(request).sequences
 
     def step(self) -> None:
         """Drop what is overdue, admit what fits, and generate one token for every row."""
@@ -116,7 +127,7 @@ class Engine:
             if sequence.request.done:
                 continue
             row = len(self.running)
-            self._reserve(row + 1, sequence.request.max_length)
+            self._reserve(row + sequence.rows, sequence.request.max_length)
             donor, shared = self._longest_prefix(sequence)
             if donor is not None:  # it may be a fresh one; and fresh rows must stay consecutive
                 self._prefill(fresh)
@@ -129,14 +140,18 @@ class Engine:
             if sequence.request.first_choice is None or shared < sequence.length:
                 self._prefill_rest(sequence, row, shared)
         self._prefill(fresh)
-        started = [s for s in self.running if s.length == s.state.prompt_length]
+        started = [
+            s
+            for s in self.running
+            if s.length == s.state.prompt_length and not s.request.done  # it may have timed out
+        ]
         choices = [s.request.first_choice for s in started if s.request.first_choice is not None]
         if choices:
             self._take(started, *map(np.concatenate, zip(*choices, strict=True)))
         self._release_ended()
 
     def _fits(self, sequence: Sequence) -> bool:
-        rows = len(self.running) + 1
+        rows = len(self.running) + sequence.rows
         if rows > self.max_rows:
             return False
         if self._max_memory is None:
@@ -238,10 +253,17 @@ class Engine:
         """Choose a token for each sequence and hand out what came of it."""
         # One sum a row finds every NaN and infinity at the price of one pass.
         finite = np.isfinite(np.add.reduce(logits, axis=1))
+        if any(sequence.group is not None for sequence in sequences):
+            self._take_beams(sequences, finite, scores, ids, logits)
+            alone = [row for row, sequence in enumerate(sequences) if sequence.group is None]
+            if not alone:
+                return
+            sequences = [sequences[row] for row in alone]
+            finite, scores, ids, logits = finite[alone], scores[alone], ids[alone], logits[alone]
         tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if not finite[row]:
-                token = GenerationError("the model gave scores that are NaN or infinite")
+                token = GenerationError(_BROKEN_SCORES)
             if isinstance(token, GenerationError):
                 sequence.request.fail(token)
                 continue
@@ -249,6 +271,29 @@ class Engine:
                 entry = log_probabilities(logits[row], token, ids[row], count)
                 sequence.logprobs.append(TokenLogprobs(*entry))
             sequence.request.deliver(sequence, sequence.append(token), token)
+
+    def _take_beams(
+        self,
+        sequences: list[Sequence],
+        finite: NDArray[np.bool_],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        logits: NDArray[np.float32],
+    ) -> None:
+        """Take a step of each beam search among the sequences, and move its rows accordingly."""
+        groups: dict[BeamGroup, list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            if sequence.group is not None:
+                groups.setdefault(sequence.group, []).append(row)
+        for group, rows in groups.items():
+            if not finite[rows].all():
+                sequences[rows[0]].request.fail(GenerationError(_BROKEN_SCORES))
+                continue
+            rows.sort(key=lambda row: sequences[row].index)
+            for source, target, start in group.advance(scores[rows], ids[rows], logits[rows]):
+                beams = group.sequences[source], group.sequences[target]
+                here, there = (self.running.index(beam) for beam in beams)
+                self._cache.copy(here, there, beams[0].length - 1, start)
 
     def _release_ended(self) -> None:
         """Give the rows of ended sequences to the last ones."""

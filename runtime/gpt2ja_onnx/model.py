@@ -181,9 +181,11 @@ class GPT2Ja:
 
         The chunks of one sequence join to exactly the text that `generate` gives. Leaving the
         loop early cancels the rest.
+
+        Raises:
+            SettingError: `num_beams` is above 1: no text is certain before a beam search ends.
         """
-        request = self.submit(prompt, config, **settings)
-        return _iterate(request)
+        return _iterate(self._submit_stream(prompt, config, settings))
 
     def submit(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
@@ -262,7 +264,7 @@ class GPT2Ja:
         """`stream` for asyncio; cancelling the task cancels the request."""
         import asyncio
 
-        request = self.submit(prompt, config, **settings)
+        request = self._submit_stream(prompt, config, settings)
         chunks = iter(request)
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -283,6 +285,17 @@ class GPT2Ja:
         self.close()
 
     # --- inside ---
+
+    def _submit_stream(
+        self, prompt: Prompt, config: GenerationConfig | None, settings: dict[str, Any]
+    ) -> Request:
+        chosen = (config or self.defaults).override(settings)
+        if chosen.num_beams > 1:
+            raise SettingError(
+                f"a stream needs num_beams 1, not {chosen.num_beams}: which text is best shows "
+                "only when the search ends; use generate"
+            )
+        return self._submit(prompt, 0, chosen)
 
     def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
         prompt_ids = self._encode_prompt(prompt)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.beam_group import BeamGroup
     from gpt2ja_onnx.config import GenerationConfig
     from gpt2ja_onnx.tokenizer import Tokenizer
 
@@ -80,22 +81,26 @@ class Chunk:
 
 
 class Sequence:
-    """One sequence of a request while it is generated.
+    """One sequence of a request, or one beam of its search, while it is generated.
 
     Attributes:
         request: The request it belongs to.
-        index: Its position among the request's sequences.
+        index: Its position among the request's sequences or beams.
+        group: The beams that it is one of; None for a sequence of its own.
         state: What the sampler knows of it; `state.history` holds prompt and text.
         text: Its text so far.
         logprobs: One entry a generated token, where asked for.
         finish_reason: Why it ended; None before.
     """
 
-    __slots__ = ("_history", "finish_reason", "index", "logprobs", "request", "state", "text")
+    __slots__ = (
+        "_history", "finish_reason", "group", "index", "logprobs", "request", "state", "text",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, index: int) -> None:
+    def __init__(self, request: Request, index: int, group: BeamGroup | None = None) -> None:
         self.request = request
         self.index = index
+        self.group = group
         room = request.max_length
         self._history = np.zeros(room, dtype=np.int64)
         length = len(request.prompt_ids)
@@ -110,6 +115,11 @@ class Sequence:
         self.text = TextStream(request.tokenizer, request.config.stop)
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that must be free when it starts: its own, and those of the beams after it."""
+        return 1 if self.group is None else self.request.config.num_beams - self.index
 
     @property
     def length(self) -> int:
@@ -158,8 +168,9 @@ class Sequence:
 class Request:
     """A prompt with its settings: the handle that a caller holds and the engine works on.
 
-    Iterating gives the chunks of all its sequences as they come; `result` waits for the end;
-    `cancel` ends it. A request is made by `GPT2Ja.submit`.
+    Iterating gives the chunks of all its sequences as they come, those of a beam search at its
+    end; `result` waits for the end; `cancel` ends it. A request is made by
+    `GPT2Ja.submit`.
     """
 
     prompt: str

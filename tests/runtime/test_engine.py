@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gpt2ja_onnx import GenerationConfig
 from gpt2ja_onnx.bundle import ModelShape
 from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.errors import GenerationError, RequestTimeoutError
 from gpt2ja_onnx.request import Request
 
 SHAPE = ModelShape(layers=1, width=8, heads=1, context=96, vocab_size=12, candidates=12)
@@ -68,6 +69,16 @@ def expected_ids(prompt: list[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
+def searched(prompt: list[int], **settings: Any) -> list[list[int]]:
+    """What the fake model's beams find when they are alone."""
+    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
+    request = make_request(prompt, **settings)
+    engine.add(request)
+    while not engine.idle:
+        engine.step()
+    return [result.token_ids for result in request.result()]
+
+
 def make_request(prompt: list[int], **settings: Any) -> Request:
     return Request(
         prompt="", prompt_index=0, prompt_ids=np.array(prompt, dtype=np.int64),
@@ -83,6 +94,7 @@ class Scheduling(RuleBasedStateMachine):
         self.session = FakeSession()
         self.engine = Engine(self.session, max_rows=rows, max_memory=memory)  # type: ignore[arg-type]
         self.requests: list[Request] = []
+        self.searched: dict[int, list[list[int]]] = {}
 
     @rule(
         prompt=st.lists(st.integers(0, 11), min_size=1, max_size=40),
@@ -93,6 +105,20 @@ class Scheduling(RuleBasedStateMachine):
     def submit(self, prompt: list[int], shared: bool, new: int, sequences: int) -> None:
         start = [1, 2, 3, 4] * 8 if shared else []
         request = make_request(start + prompt, max_new_tokens=new, num_return_sequences=sequences)
+        self.requests.append(request)
+        self.engine.add(request)
+
+    @rule(
+        prompt=st.lists(st.integers(0, 11), min_size=1, max_size=40),
+        new=st.integers(1, 30),
+        beams=st.integers(2, 4),
+        draw=st.booleans(),
+    )
+    def search(self, prompt: list[int], new: int, beams: int, draw: bool) -> None:
+        settings = {"max_new_tokens": new, "num_beams": beams, "num_return_sequences": 2}
+        settings |= {"do_sample": draw, "seed": 1, "top_k": 0}
+        request = make_request(prompt, **settings)
+        self.searched[id(request)] = searched(prompt, **settings)
         self.requests.append(request)
         self.engine.add(request)
 
@@ -117,8 +143,6 @@ class Scheduling(RuleBasedStateMachine):
         try:
             self.engine.step()
         except MemoryError as error:
-            from gpt2ja_onnx.errors import GenerationError
-
             self.engine.fail_all(GenerationError(str(error)))
         self.session.broken = False
 
@@ -137,7 +161,10 @@ class Scheduling(RuleBasedStateMachine):
         live = {id(s.request) for s in running + waiting}
         for request in self.requests:
             assert request.done == (id(request) not in live)
-            for result in request.results.values():
+            for index, result in request.results.items():
+                if id(request) in self.searched:
+                    assert result.token_ids == self.searched[id(request)][index]
+                    continue
                 prompt = request.prompt_ids.tolist()
                 assert result.token_ids == expected_ids(prompt, len(result.token_ids))
 
@@ -194,3 +221,20 @@ def test_the_last_positions_of_the_context(length: int) -> None:
         engine.step()
     (result,) = request.result()
     assert (result.finish_reason, result.completion_tokens) == ("context", 96 - length)
+
+
+@pytest.mark.parametrize("settings", [{"num_return_sequences": 3}, {"num_beams": 3}])
+def test_a_request_that_runs_out_of_time_while_it_is_admitted(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    slow, other = make_request([1, 2], **settings), make_request([1, 2, 3])
+    # Three looks while it waits; the third sequence's turn comes when two have rows.
+    looks = iter([*[None] * 5, RequestTimeoutError("late")])
+    monkeypatch.setattr(Request, "overdue", lambda self: next(looks) if self is slow else None)
+    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
+    engine.add(slow)
+    engine.add(other)
+    while not engine.idle:
+        engine.step()
+    assert isinstance(slow.error, RequestTimeoutError)
+    assert other.result()[0].token_ids == expected_ids([1, 2, 3], 20)
