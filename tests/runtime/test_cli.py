@@ -56,6 +56,19 @@ def test_jsonl_has_the_documented_fields(run: Any, bundle: Path) -> None:
     assert set(line["logprobs"][0]) == {"logprob", "best"}
 
 
+def test_beams_are_searched_the_same_way_twice(run: Any, bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('朝の\n{"prompt": "朝の", "num_beams": 4, "early_stopping": "never"}\n')
+    result = run("generate", "--input", prompts, "--model", bundle, "--format", "jsonl", "--greedy",
+                 "--num-beams", 4, "--length-penalty", 0.5, "--early-stopping", "never",
+                 "--num-return-sequences", 3)  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    assert [line["sequence_index"] for line in result.lines] == [0, 1, 2] * 2
+    ids = [line["token_ids"] for line in result.lines]
+    assert ids[:3] == ids[3:]
+    assert ids[0] != ids[1] != ids[2]
+
+
 def test_text_and_stream_are_prompt_and_continuation(run: Any, bundle: Path) -> None:
     options = ("--model", bundle, "--seed", 5, "--max-new-tokens", 12)
     text = run("generate", "朝の市場", *options)
@@ -110,6 +123,13 @@ def test_a_file_of_prompts_reports_bad_lines_and_goes_on(
         (["generate", "--input", "nowhere.txt", "--model", "{bundle}"], 1, "nowhere.txt: cannot"),
         (["generate", "あ", "--output", "no/dir/x", "--model", "{bundle}"], 1, "no/dir/x: cannot"),
         (["generate", "", "--model", "{bundle}"], 1, "the prompt is empty"),
+        (["generate", "あ", "--num-beams", "33", "--model", "{bundle}"], 1, "num_beams is 33"),
+        (["generate", "あ", "--early-stopping", "ever"], 2, "'ever' is not one of"),
+        (
+            ["generate", "あ", "--num-beams", "2", "--stream", "--model", "{bundle}"],
+            1,
+            "a stream needs num_beams 1, not 2",
+        ),
         (["score"], 2, "give a TEXT"),
         (["inspect", "--model", "nowhere"], 1, "nowhere: no such bundle"),
         (["export", "a", "b", "c"], 2, "expected [CHECKPOINT] OUTPUT"),
