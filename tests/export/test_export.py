@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 from transformers import AutoTokenizer
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.fuse import fuse
 from gpt2ja_export.verify import LIMITS
 from gpt2ja_onnx import GPT2Ja, bundle
-from gpt2ja_onnx.errors import CheckpointError, ExportError, HubError, OutputError
+from gpt2ja_onnx.errors import ExportError
 from tests.tolerances import LOGITS
 
 if TYPE_CHECKING:
@@ -121,70 +119,6 @@ def test_the_published_layout(make_checkpoint: Callable[..., Path], tmp_path: Pa
     assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("朝の")
     with GPT2Ja.load(tmp_path / "out") as model:
         assert model.defaults.top_p == 0.95
-
-
-@pytest.fixture
-def broken(checkpoint: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(checkpoint, tmp_path / "broken")
-
-
-def expect_failure(source: Path, kind: type[Exception], message: str) -> None:
-    output = source.parent / "out"
-    with pytest.raises(kind, match=message):
-        export_bundle(str(source), output, ExportSettings(precision="fp32"))
-    assert [path.name for path in source.parent.iterdir()] == [source.name]
-
-
-def test_truncated_weights(broken: Path) -> None:
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    expect_failure(broken, CheckpointError, "the weights cannot be read")
-
-
-def test_weights_that_are_not_finite(broken: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(broken / "model.safetensors")
-    tensors["transformer.ln_f.weight"][3] = torch.nan
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    expect_failure(broken, CheckpointError, "ln_f.weight has NaN or infinite values")
-
-
-def test_not_a_gpt2(broken: Path) -> None:
-    (broken / "config.json").write_text('{"model_type": "bert"}')
-    expect_failure(broken, CheckpointError, "is a 'bert' model, not a 'gpt2'")
-
-
-def test_missing_parts(broken: Path) -> None:
-    (broken / "model.safetensors").unlink()
-    expect_failure(broken, CheckpointError, "has neither model.safetensors nor pytorch_model.bin")
-    (broken / "config.json").unlink()
-    expect_failure(broken, CheckpointError, "has no readable config.json")
-
-
-def test_a_tokenizer_that_does_not_fit(broken: Path) -> None:
-    config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
-    expect_failure(broken, CheckpointError, "the tokenizer has 384 pieces, the model 1000")
-
-
-def test_an_output_that_exists(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("kept")
-    with pytest.raises(OutputError, match="exists already; use --force"):
-        export_bundle(str(checkpoint), tmp_path, ExportSettings())
-    assert (tmp_path / "kept").read_text() == "kept"
-
-
-def test_an_unreachable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="the hub cannot be reached"):
-        export_bundle("someone/some-model", tmp_path / "out", ExportSettings())
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_precisions_that_a_device_cannot_run() -> None:
-    with pytest.raises(ExportError, match="--device cuda runs fp16, not int8"):
-        ExportSettings(precision="int8", device="cuda")
 
 
 def test_rows_are_bit_identical_alone_and_among_others(model: GPT2Ja) -> None:
