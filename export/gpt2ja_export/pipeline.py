@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gpt2ja_export.checkpoint import Checkpoint, open_checkpoint
+from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_export.companions import write_generation_config, write_tokenizer
 from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
 _TOOLS = ("gpt2ja-onnx", "onnx", "onnx-ir", "onnxruntime", "optimum-onnx", "torch", "transformers")
+_HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
 Step = Literal[
@@ -111,10 +112,16 @@ def export_bundle(
     checkpoint = open_checkpoint(location, revision)
     if checkpoint.path.resolve().is_relative_to(output.resolve()):
         raise OutputError(f"{output}: holds the checkpoint {location}; choose another OUTPUT")
+    shape = _shape(checkpoint.config, settings.precision)
+    if settings.graph == "fused" and shape.head_size % _HEAD_GRAIN:
+        raise ExportError(
+            f"the fused attention takes heads of a multiple of {_HEAD_GRAIN}, not of "
+            f"{shape.head_size}; --graph portable takes any"
+        )
     model = checkpoint.load_model()
     with atomic_directory(output, force=force) as directory:
         write = _write_fused if settings.graph == "fused" else _write_portable
-        shape, fusions, quantization = write(model, checkpoint, directory, settings, report)
+        fusions, quantization = write(model, shape, directory, settings, report)
         special = write_tokenizer(checkpoint, directory)
         figures: dict[str, Any] = {}
         manifest = bundle.Manifest(
@@ -152,11 +159,11 @@ def _read_text(path: Path | None) -> str:
 
 def _write_fused(
     model: GPT2LMHeadModel,
-    checkpoint: Checkpoint,
+    shape: bundle.ModelShape,
     directory: Path,
     settings: ExportSettings,
     report: Callable[[Step], None],
-) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+) -> tuple[dict[str, int], dict[str, Any]]:
     import onnx_ir as ir
     from onnx_ir.passes import common
 
@@ -164,7 +171,6 @@ def _write_fused(
     from gpt2ja_export.plain import export_plain
     from gpt2ja_export.quantize import quantize
 
-    shape = _shape(checkpoint.config, settings.precision)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
         export_plain(model, Path(plain))
@@ -183,21 +189,21 @@ def _write_fused(
             external_data=f"{bundle.MODEL_FILE}.data",
             size_threshold_bytes=_INLINE_BYTES,
         )
-    return shape, fusions, quantization
+    return fusions, quantization
 
 
 def _write_portable(
     model: GPT2LMHeadModel,
-    checkpoint: Checkpoint,
+    shape: bundle.ModelShape,
     directory: Path,
     settings: ExportSettings,
     report: Callable[[Step], None],
-) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+) -> tuple[dict[str, int], dict[str, Any]]:
     from gpt2ja_export.plain import export_plain
 
     report("exporting with Optimum")
     export_plain(model, directory)
-    return _shape(checkpoint.config, settings.precision), {}, {}
+    return {}, {}
 
 
 def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelShape:

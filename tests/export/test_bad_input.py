@@ -22,6 +22,7 @@ from gpt2ja_onnx.bundle import read_manifest
 from gpt2ja_onnx.errors import CheckpointError, ExportError, Gpt2jaError, HubError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FP32 = ExportSettings(precision="fp32", verify=False)
@@ -123,6 +124,11 @@ def test_a_configuration_that_does_not_fit(
 ) -> None:
     edit(broken / "config.json", **values)
     expect_failure(broken, CheckpointError, message)
+
+
+def test_heads_that_the_fused_attention_cannot_take(make_checkpoint: Callable[..., Path]) -> None:
+    source = make_checkpoint(1, 36, 3)
+    expect_failure(source, ExportError, "heads of a multiple of 8, not of 12; --graph portable")
 
 
 def test_missing_parts(broken: Path, tmp_path: Path) -> None:
