@@ -112,6 +112,34 @@ def test_the_published_layout(make_checkpoint: Callable[..., Path], tmp_path: Pa
         assert model.defaults.top_p == 0.95
 
 
+def test_settings_that_do_nothing_are_kept(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_checkpoint(1, 32, 1)
+    (source / "generation_config.json").write_text('{"top_p": 0.9}')  # without do_sample
+    settings = ExportSettings(precision="fp32", verify=False)
+    manifest = export_bundle(str(source), tmp_path / "out", settings)
+    assert manifest.generation_defaults == {"top_p": 0.9}
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["top_p"] == 0.9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ExportSettings(precision="fp32"),
+        ExportSettings(precision="int8", verify=False),
+        ExportSettings(precision="fp32", graph="portable", verify=False),
+    ],
+)
+def test_every_step_is_reported_once(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, settings: ExportSettings
+) -> None:
+    steps: list[str] = []
+    source = make_checkpoint(1, 32, 1)
+    export_bundle(str(source), tmp_path / "out", settings, report=steps.append)
+    assert tuple(steps) == settings.steps
+
+
 def test_rows_are_bit_identical_alone_and_among_others(model: GPT2Ja) -> None:
     from gpt2ja_export.verify import _logits
 
