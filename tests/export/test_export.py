@@ -95,14 +95,34 @@ def test_auto_tokenizer_opens_the_bundle(bundles: dict[str, Path]) -> None:
         assert tokenizer.encode("朝の市場") == model.tokenizer.encode("朝の市場")
 
 
-def test_the_published_layout(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    """A pickle, no tokenizer class beside the tokenizer, sampling settings in config.json."""
+@pytest.mark.parametrize(
+    ("changes", "tokenizer"),
+    [
+        ({}, {}),
+        (
+            {
+                "transformers_version": "4.10.0",
+                "scale_attn_weights": True,
+                "torch_dtype": "float32",
+            },
+            {"tokenizer_class": "BertGenerationTokenizer", "tokenizer_file": None},
+        ),
+    ],
+    ids=["20210301.1.0", "20210820.1.0"],
+)
+def test_the_published_layouts(
+    make_checkpoint: Callable[..., Path], tmp_path: Path,
+    changes: dict[str, object], tokenizer: dict[str, object],
+) -> None:  # fmt: skip
+    """A pickle, settings in a config.json of old keys, and a tokenizer with or without a class."""
     source = make_checkpoint(1, 32, 1, pickled=True)
     (source / "generation_config.json").unlink()
     config = json.loads((source / "config.json").read_text())
-    config |= {"top_k": 50, "top_p": 0.95, "do_sample": True}
-    (source / "config.json").write_text(json.dumps(config))
-    (source / "tokenizer_config.json").write_text("{}")
+    for name in [name for name in config if name.startswith(("scale_", "reorder_", "dtype"))]:
+        del config[name]
+    config |= {"top_k": 50, "top_p": 0.95, "do_sample": True, "gradient_checkpointing": False}
+    (source / "config.json").write_text(json.dumps(config | changes))
+    (source / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     manifest = export_bundle(str(source), tmp_path / "out", ExportSettings(precision="fp32"))
     assert manifest.generation_defaults["top_p"] == 0.95
     assert manifest.generation_defaults["do_sample"] is True
