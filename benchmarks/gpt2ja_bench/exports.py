@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from gpt2ja_bench.document import Row, Table
+from gpt2ja_bench.markdown import table_lines
 from gpt2ja_bench.synthetic import make_checkpoint
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.errors import BenchmarkError, Gpt2jaError
@@ -76,15 +78,15 @@ def measure(checkpoint: str, output: Path, precision: Precision, eval_text: Path
     return Export(manifest, size, seconds, usage.ru_maxrss * 1024)
 
 
-def as_markdown(exports: Sequence[Export]) -> str:
-    """The measurements as a Markdown table."""
-    header = ["precision", "MB on disk", "seconds", "peak MiB", *_FIGURES.values()]
-    rows = [header, ["---"] * len(header)]
+def make_table(exports: Sequence[Export]) -> Table:
+    """The measurements, a row each."""
+    rows = []
     for export in exports:
-        figures = [f"{export.manifest.verification[name]:.3g}" for name in _FIGURES]
         measured = [export.size / 1e6, export.seconds, export.memory / 2**20]
-        rows.append([export.manifest.precision, *(f"{x:.0f}" for x in measured), *figures])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        figures = [f"{export.manifest.verification[name]:.3g}" for name in _FIGURES]
+        rows.append(Row((export.manifest.precision, *(f"{x:.0f}" for x in measured), *figures)))
+    columns = ("precision", "MB on disk", "seconds", "peak MiB", *_FIGURES.values())
+    return Table(columns, tuple(rows))
 
 
 @click.command()
@@ -107,7 +109,7 @@ def _run(checkpoint: str | None, eval_text: Path | None) -> None:
         for precision in get_args(bundle.Precision):
             click.echo(f"{precision}:", err=True)
             exports.append(measure(source, Path(directory) / precision, precision, eval_text))
-    click.echo(as_markdown(exports))
+    click.echo("\n".join(table_lines(make_table(exports))))
     for export in exports:
         limit = SIZE_LIMITS[export.manifest.precision]
         if checkpoint is None and export.size > limit * 1e6:
