@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit wheel readme-figures clean
+.PHONY: demo test lint types unit wheel readme-figures export-table clean
 
 demo: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.demo
@@ -35,6 +35,10 @@ wheel: $(STAMP)
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
 readme-figures: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.readme
+
+# Size, time, memory and verification figures of every precision, at the published model's size.
+export-table: $(STAMP)
+	$(BIN)/python -m gpt2ja_bench.exports
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from gpt2ja_bench.synthetic import SyntheticShape, make_checkpoint
+from gpt2ja_bench.shape import Shape
+from gpt2ja_bench.synthetic import make_checkpoint
 from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_onnx.demo import demo_bundle
 from gpt2ja_onnx.tokenizer import Tokenizer
@@ -18,7 +19,7 @@ TEXT = "近年の機械学習は、京都で盛んだ。"
 
 
 def test_a_checkpoint_that_everything_opens(tmp_path: Path) -> None:
-    shape = SyntheticShape(layers=1, width=32, heads=2, context=64, vocab_size=8100)
+    shape = Shape(layers=1, width=32, heads=2, context=64, vocab_size=8100)
     make_checkpoint(tmp_path / "one", shape)
     make_checkpoint(tmp_path / "two", shape)
     one, two = open_checkpoint(str(tmp_path / "one")), open_checkpoint(str(tmp_path / "two"))

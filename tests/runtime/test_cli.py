@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -175,12 +176,33 @@ def test_score(run: Any, bundle: Path) -> None:
 
 def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
     text = run("inspect", "--model", bundles["fp32"]).out
-    for word in ("fp32", "2 layers × 64", "fused attention", "max logit difference", "providers"):
-        assert word in text
+    lines = {line[:30].strip(): line[30:] for line in text.splitlines()}
+    assert lines["precision"] == "fp32, fused graph for cpu"
+    assert lines["model"] == "2 layers × 64, 2 heads"
+    assert lines["skip norm"] == "5"
+    assert lines["fused operators"] == "21"
+    assert lines["feed forward"] == "0.265 MB"
+    assert float(lines["max logit difference"]) <= 1e-4
+    assert lines["runs here on"] == "CPUExecutionProvider"
     content = json.loads(run("inspect", "--model", bundles["fp32"], "--format", "json").out)
     assert content["shape"]["layers"] == 2
+    assert content["weights"]["feed_forward"] == 2 * 4 * (2 * 64 * 256 + 256 + 64)
     assert content["verification"]["greedy_agreement"] == 1
-    assert "CPUExecutionProvider" in content["providers"]
+    assert content["providers"] == ["CPUExecutionProvider"]
+
+
+def test_inspect_says_what_a_bundle_for_another_device_needs(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(manifest | {"device": "cuda"}))
+    assert "nothing: needs cuda" in run("inspect", "--model", copy).out
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    assert run("inspect", "--model", copy).out.endswith("CUDAExecutionProvider\n")
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
