@@ -114,7 +114,7 @@ class Scheduling(RuleBasedStateMachine):
         self.engine.add(request)
 
     @rule(
-        prompt=st.lists(st.integers(0, 11), min_size=1, max_size=40),
+        prompt=st.lists(st.integers(0, 10), min_size=1, max_size=40),
         new=st.integers(1, 30),
         beams=st.integers(2, 4),
         draw=st.booleans(),
