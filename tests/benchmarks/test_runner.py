@@ -1,0 +1,118 @@
+"""A run over engines that fail in every way still ends in a report that says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpt2ja_bench.contestant import Stage
+from gpt2ja_bench.engines.spec import EngineSpec
+from gpt2ja_bench.figures import baseline_ratio
+from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_report
+from gpt2ja_bench.runner import Runner, RunSettings
+from gpt2ja_bench.shape import Shape
+from gpt2ja_bench.workloads import Plan
+from gpt2ja_onnx.demo import demo_checkpoint
+from gpt2ja_onnx.errors import BenchmarkError, OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GENERATE = Plan(Workload("two", "Two rows", "generate", 2, 4, 6, 2), 2, 1)
+SCORE = Plan(Workload("score", "Texts", "score", 2, 8, 0, 3), 1, 1)
+QUEUE = Plan(Workload("queue", "Queue", "queue", 2, 4, 36, 5), 1, 1)
+
+
+def spec(name: str, behaviour: str, packages: tuple[str, ...] = ("numpy",)) -> EngineSpec:
+    kind = "tests.benchmarks.fake_engines:Fake"
+    return EngineSpec(name, name, kind, behaviour, 8, packages, "bench")
+
+
+def settings(*engines: EngineSpec, plans: tuple[Plan, ...] = (GENERATE,)) -> RunSettings:
+    demo = demo_checkpoint()
+    stage = Stage(demo, demo, Shape.read(demo), 1, "cpu", time_limit=8)
+    return RunSettings((spec(BASELINE, "slow"), *engines), plans, stage, "fake", quick=True)
+
+
+def run(output: Path, *engines: EngineSpec, plans: tuple[Plan, ...] = (GENERATE,)) -> Report:
+    return Runner(settings(*engines, plans=plans), output, lambda name, cost: None).run()
+
+
+def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:
+    report = run(tmp_path, spec("fast", "fast"), plans=(GENERATE, SCORE, QUEUE))
+    assert report == read_report(tmp_path / REPORT_FILE)
+    assert report.complete
+    results = {(result.engine, result.workload): result for result in report.results}
+    assert len(results) == 6
+    assert all(result.status == "ok" for result in report.results)
+    fast = results["fast", "two"]
+    assert len(fast.samples) == GENERATE.rounds
+    assert [len(sample.steps) for sample in fast.samples] == [5, 5]
+    assert fast.samples[0].tokens == 12
+    ratio = baseline_ratio(report, fast)
+    assert ratio is not None
+    assert ratio.value > 2
+    assert results["fast", "score"].samples[0].tokens == 24
+    queue = results["fast", "queue"].samples[0]
+    assert queue.tokens == results[BASELINE, "queue"].samples[0].tokens
+    assert report.engines[1].model_bytes == 1000
+    assert report.engines[1].check is not None
+    assert report.engines[1].check.passed
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [("dies", "exit code 7"), ("hangs", "no answer within 8 s"), ("cannot convert", "not for me")],
+)
+def test_an_engine_that_fails_is_a_row_with_its_reason(
+    tmp_path: Path, behaviour: str, reason: str
+) -> None:
+    report = run(tmp_path, spec("bad", behaviour), spec("good", "fast"))
+    outcomes = [*report.engines, *report.results]
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    assert [getattr(outcome, "id", "bad") for outcome in failed] == ["bad"]
+    assert reason in failed[0].reason
+    assert "\n" not in failed[0].reason
+    assert [r.status for r in report.results if r.engine == "good"] == ["ok"]
+
+
+def test_a_wrong_engine_stands_out_and_missing_calls_are_skipped(tmp_path: Path) -> None:
+    report = run(
+        tmp_path,
+        spec("wrong", "wrong"),
+        spec("silent", "no scores"),
+        spec("absent", "fast", packages=("no-such-package",)),
+        plans=(SCORE,),
+    )
+    engines = {engine.id: engine for engine in report.engines}
+    assert engines["wrong"].check is not None
+    assert engines["wrong"].check.greedy_agreement == 0
+    assert engines["silent"].check is not None
+    assert engines["silent"].check.perplexity is None
+    assert engines["absent"].status == "skipped"
+    assert "pip install 'gpt2ja-onnx[bench]'" in engines["absent"].reason
+    assert {r.engine: r.status for r in report.results}["silent"] == "skipped"
+
+
+def test_an_interrupt_leaves_a_partial_report(tmp_path: Path) -> None:
+    def interrupt(name: str, cost: float) -> None:
+        if name.startswith("Texts"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner(settings(plans=(GENERATE, SCORE)), tmp_path, interrupt).run()
+    report = read_report(tmp_path / REPORT_FILE)
+    assert not report.complete
+    assert [result.workload for result in report.results] == ["two"]
+
+
+def test_nothing_is_measured_without_a_baseline_or_a_place_to_write(tmp_path: Path) -> None:
+    broken = settings()
+    stage, plans = broken.stage, broken.plans
+    engines = (spec(BASELINE, "cannot convert"),)
+    with pytest.raises(BenchmarkError, match="baseline"):
+        Runner(RunSettings(engines, plans, stage, "fake", True), tmp_path, print).run()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(tmp_path / "file" / "output")
