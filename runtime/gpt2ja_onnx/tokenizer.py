@@ -27,15 +27,8 @@ class Tokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (RuntimeError, OSError) as error:
             raise BundleError(f"{model_file}: is not a sentencepiece model") from error
-        size = self._processor.get_piece_size()
-        self.vocab_size: int = size
-        self._pieces: list[str] = [self._processor.id_to_piece(index) for index in range(size)]
-        self._silent = {i for i in range(size) if self._processor.is_control(i)}
-        self._silent.add(self._processor.unk_id())
-        # Tokenizers with byte fallback spell a rare character in pieces such as <0xE3>.
-        self._bytes = {
-            i: int(self._pieces[i][1:-1], 16) for i in range(size) if self._processor.is_byte(i)
-        }
+        self.vocab_size: int = self._processor.get_piece_size()
+        self._unknown: int = self._processor.unk_id()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; text outside the vocabulary becomes ``<unk>``.
@@ -55,20 +48,25 @@ class Tokenizer:
         parts: list[str] = []
         spelled = bytearray()
         for token in ids:
-            if token in self._bytes:
-                spelled.append(self._bytes[token])
+            if self.is_byte(token):
+                spelled.append(int(self.piece(token)[1:-1], 16))
                 continue
             if spelled:
                 parts.append(spelled.decode("utf-8", errors="replace"))
                 spelled.clear()
-            if token not in self._silent:
-                parts.append(self._pieces[token].replace(_SPACE, " "))
+            if token != self._unknown and not self._processor.is_control(token):
+                parts.append(self.piece(token).replace(_SPACE, " "))
         return "".join(parts) + spelled.decode("utf-8", errors="replace")
 
     def is_byte(self, token: int) -> bool:
-        """Whether `token` is one byte of a character rather than text of its own."""
-        return token in self._bytes
+        """Whether `token` is one byte of a character rather than text of its own.
+
+        Tokenizers with byte fallback spell a rare character in pieces such as <0xE3>.
+        """
+        found: bool = self._processor.is_byte(token)
+        return found
 
     def piece(self, token: int) -> str:
         """The piece of one id as the vocabulary writes it."""
-        return self._pieces[token]
+        found: str = self._processor.id_to_piece(token)
+        return found
