@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from gpt2ja_export.checkpoint import TOKENIZER_FILES, Checkpoint, open_checkpoint
 from gpt2ja_export.verify import Verification, as_dict, check, verify
 from gpt2ja_onnx import bundle
+from gpt2ja_onnx.device import obstacles, open_session
 from gpt2ja_onnx.errors import ExportError
 from gpt2ja_onnx.files import atomic_directory, check_output_directory
-from gpt2ja_onnx.session import Session
 from gpt2ja_onnx.threads import available_threads
 from gpt2ja_onnx.tokenizer import Tokenizer
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
 _TOOLS = ("gpt2ja-onnx", "onnx", "onnx-ir", "onnxruntime", "optimum-onnx", "torch", "transformers")
+_CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
 _SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep")
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
@@ -54,11 +55,13 @@ class ExportSettings:
     eval_text: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.device == "cuda" and self.precision != "fp16":
+        if self.device == "cuda" and self.precision not in ("fp16", "bf16"):
             raise ExportError(
-                f"--device cuda runs fp16, not {self.precision}; the CPU runs fp32, fp16, int8 "
-                "and int4"
+                f"--device cuda runs fp16 and bf16, not {self.precision}; the CPU runs fp32, fp16, "
+                "int8 and int4"
             )
+        if self.device == "cpu" and self.precision == "bf16":
+            raise ExportError("bf16 runs on CUDA only; add --device cuda, or choose fp16")
         if self.graph == "portable" and self.precision != "fp32":
             raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
 
@@ -111,7 +114,10 @@ def export_bundle(
             tools={name: version(name) for name in _TOOLS},
             verification=figures,
         )
-        if settings.verify:
+        places = obstacles(manifest)
+        if settings.verify and all(places.values()):
+            report(f"not verified: {places['cuda']}")
+        elif settings.verify:
             report("verifying against PyTorch")
             found = _verify(directory, manifest, model, text)
             check(found, settings.precision)
@@ -141,6 +147,7 @@ def _write_fused(
     from onnx_ir.passes import common
 
     from gpt2ja_export.fuse import fuse
+    from gpt2ja_export.moves import moves_graph
     from gpt2ja_export.plain import export_plain
     from gpt2ja_export.quantize import quantize
 
@@ -150,7 +157,7 @@ def _write_fused(
         export_plain(model, Path(plain))
         graph: ir.Model = ir.load(Path(plain) / "model.onnx")
         report("fusing")
-        fusions = fuse(graph, shape)
+        fusions = fuse(graph, shape, settings.device)
         report(f"converting to {settings.precision}")
         quantization = quantize(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
@@ -163,6 +170,8 @@ def _write_fused(
             external_data=f"{bundle.MODEL_FILE}.data",
             size_threshold_bytes=_INLINE_BYTES,
         )
+    if settings.device == "cuda":
+        ir.save(moves_graph(), directory / bundle.CACHE_FILE)
     return shape, fusions, quantization
 
 
@@ -188,7 +197,7 @@ def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelS
         context=config["n_positions"],
         vocab_size=config["vocab_size"],
         candidates=min(CANDIDATES, config["vocab_size"]),
-        cache_dtype="float16" if precision == "fp16" else "float32",
+        cache_dtype=_CACHE_TYPES.get(precision, "float32"),
     )
 
 
@@ -239,5 +248,6 @@ def _verify(
 
         session: Any = PortableSession(directory, manifest, threads=available_threads())
     else:
-        session = Session(directory, manifest, threads=available_threads())
+        device: bundle.Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
+        session = open_session(directory, manifest, threads=available_threads(), device=device)
     return verify(session, reference, ids)

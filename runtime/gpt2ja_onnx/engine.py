@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.cache import KVCache
-from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
+from gpt2ja_onnx.logits import joined
 from gpt2ja_onnx.request import Request, Sequence, TokenLogprobs
 from gpt2ja_onnx.sampler import choose, log_probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.session import Plan, Session
 
 # Tokens, padding included, that one prefill call computes at most.
@@ -38,19 +40,30 @@ class Engine:
         session: The graph.
         max_rows: Sequences that run at once, at most.
         max_memory: Bytes that the cache may take; None leaves it to `max_rows`.
+        cache: An empty cache of the session; None is one in main memory.
 
     Attributes:
+        max_rows: Sequences that run at once, at most; less once the device was out of memory.
         waiting: Sequences that wait for a row, in the order in which they came.
         running: Sequences that have a row, by row.
     """
 
-    def __init__(self, session: Session, *, max_rows: int, max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        max_rows: int,
+        max_memory: int | None = None,
+        cache: KVCache | None = None,
+    ) -> None:
         self._session = session
         self.max_rows = max_rows
         self._max_memory = max_memory
-        self._cache = KVCache(session.shape)
+        self._cache = KVCache(session.shape) if cache is None else cache
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
+        self._full = False  # the device has no memory for one more, until one ends
+        self._last_try: Sequence | None = None  # has the device for itself
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -80,9 +93,15 @@ class Engine:
     def step(self) -> None:
         """Drop what is overdue, admit what fits, and generate one token for every row."""
         self._drop_overdue()
-        self._admit()
+        try:
+            self._admit()
+        except OutOfMemoryError as error:
+            self._retreat(error)
         if self.running:
-            self._decode()
+            try:
+                self._decode()
+            except OutOfMemoryError as error:
+                self._give_up_last(error)
 
     def fail_all(self, error: GenerationError) -> None:
         """End every request with `error` and start anew with an empty cache."""
@@ -92,6 +111,7 @@ class Engine:
         self.waiting.clear()
         self._decode_plans.clear()
         self._cache.clear()
+        self._full = False
 
     # --- admission ---
 
@@ -111,17 +131,24 @@ class Engine:
         """Give rows to waiting sequences and compute their prompts."""
         fresh: list[Sequence] = []  # have a row, but nothing in it yet
         while self.waiting and self._fits(self.waiting[0]):
-            sequence = self.waiting.popleft()
+            sequence = self.waiting[0]
             _fail_if_overdue(sequence.request)
             if sequence.request.done:
+                self.waiting.popleft()
                 continue
             row = len(self.running)
-            self._reserve(row + 1, sequence.request.max_length)
+            try:
+                self._reserve(row + 1, sequence.request.max_length)
+            except OutOfMemoryError:
+                if not self.running:
+                    raise
+                self._full = True
+                break
             donor, shared = self._longest_prefix(sequence)
             if donor is not None:  # it may be a fresh one; and fresh rows must stay consecutive
                 self._prefill(fresh)
                 fresh = []
-            self.running.append(sequence)
+            self.running.append(self.waiting.popleft())
             if donor is None:
                 fresh.append(sequence)
                 continue
@@ -132,12 +159,12 @@ class Engine:
         started = [s for s in self.running if s.length == s.state.prompt_length]
         choices = [s.request.first_choice for s in started if s.request.first_choice is not None]
         if choices:
-            self._take(started, *map(np.concatenate, zip(*choices, strict=True)))
+            self._take(started, *map(joined, zip(*choices, strict=True)))
         self._release_ended()
 
     def _fits(self, sequence: Sequence) -> bool:
         rows = len(self.running) + 1
-        if rows > self.max_rows:
+        if rows > self.max_rows or self._full:
             return False
         if self._max_memory is None:
             return True
@@ -170,6 +197,39 @@ class Engine:
             if shared >= max(_SHORTEST_SHARED_PREFIX, best[1] + 1):
                 best = (other, shared)
         return best
+
+    # --- out of memory ---
+
+    def _retreat(self, error: OutOfMemoryError) -> None:
+        """Let wait again what is not begun, and admit nothing more until something ends.
+
+        With nothing begun, half as many are tried; one that has the device for itself and still
+        does not fit fails.
+        """
+        begun = [s for s in self.running if s.length > s.state.prompt_length]
+        self.waiting.extendleft(reversed(self.running[len(begun) :]))
+        tried = len(self.running)
+        self.running = begun
+        self._decode_plans.clear()
+        if begun:
+            self._full = True
+            return
+        self._full = False
+        self._cache.clear()
+        if tried > 1:
+            self.max_rows = tried // 2
+        elif self._last_try is self.waiting[0]:
+            self._last_try = None
+            self.waiting[0].request.fail(_no_memory(error))
+        else:
+            self._last_try = self.waiting[0]
+
+    def _give_up_last(self, error: OutOfMemoryError) -> None:
+        """End the request that came last: there is no memory for a step of all rows."""
+        self.running[-1].request.fail(_no_memory(error))
+        self.max_rows = max(1, len(self.running) - 1)
+        self._decode_plans.clear()
+        self._release_ended()
 
     # --- prompts ---
 
@@ -233,11 +293,13 @@ class Engine:
         sequences: list[Sequence],
         scores: NDArray[np.float32],
         ids: NDArray[np.int64],
-        logits: NDArray[np.float32],
+        logits: Logits,
     ) -> None:
         """Choose a token for each sequence and hand out what came of it."""
-        # One sum a row finds every NaN and infinity at the price of one pass.
-        finite = np.isfinite(np.add.reduce(logits, axis=1))
+        # One sum a row finds every NaN and infinity at the price of one pass; logits on a device
+        # were summed there, and the candidates tell.
+        summed = logits if isinstance(logits, np.ndarray) else scores
+        finite = np.isfinite(np.add.reduce(summed, axis=1))
         tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if not finite[row]:
@@ -256,6 +318,7 @@ class Engine:
             sequence = self.running[row]
             if sequence.finish_reason is None and not sequence.request.done:
                 continue
+            self._full = False
             last = self.running.pop()
             if last is not sequence:
                 self.running[row] = last
@@ -266,6 +329,12 @@ def _fail_if_overdue(request: Request) -> None:
     error = request.overdue()
     if error is not None:
         request.fail(error)
+
+
+def _no_memory(error: OutOfMemoryError) -> GenerationError:
+    failure = GenerationError(f"there is no memory for the request: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:

@@ -19,14 +19,16 @@ from gpt2ja_onnx.demo import demo_bundle
 )
 @click.option("--verify-hashes", is_flag=True, help="Read every file and compare its SHA-256.")
 def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
-    """Say what a bundle is, where it came from, and what its verification found."""
+    """Say what a bundle is, where it came from, what its verification found, and where it runs."""
     from gpt2ja_onnx import bundle
+    from gpt2ja_onnx.device import obstacles
     from gpt2ja_onnx.providers import ort
 
     directory = demo_bundle() if model is None else model
     manifest = bundle.read_manifest(directory, verify_hashes=verify_hashes)
     content: dict[str, Any] = asdict(manifest)
     content["providers"] = ort.get_available_providers()
+    content["obstacles"] = obstacles(manifest)
     if format_ == "json":
         click.echo(to_json(content))
         return
@@ -50,5 +52,7 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
         shown = f"{value:.6g}" if isinstance(value, float) else value
         lines.append((f"  {name.replace('_', ' ')}", shown))
     lines.append(("providers here", ", ".join(content["providers"])))
+    for name, obstacle in content["obstacles"].items():
+        lines.append((f"runs on {name} here", "yes" if obstacle is None else f"no: {obstacle}"))
     for name, value in lines:
         click.echo(f"{name:<30}{value}")
