@@ -97,9 +97,10 @@ class CudaSession(Session):
             self._stop_capturing(first_line(error))
             self.run(step)
 
-    def release_graph(self, graph_id: int) -> None:
-        """Let go of a captured graph."""
-        self._session.release_captured_graph(graph_id)
+    def release(self, step: Step) -> None:
+        """Let go of a step's captured graph; those of a session that is closed went with it."""
+        if step.graph_id is not None and step.bound_to is self._session:
+            self._session.release_captured_graph(step.graph_id)
 
     def _load(self, path: Path) -> ort.InferenceSession:
         """Open a graph on the GPU, without captured graphs if it cannot be opened with them."""

@@ -115,13 +115,13 @@ class CudaCache(KVCache):
     def _resize(self, rows: int, capacity: int, used_rows: int) -> None:
         if used_rows == 0:
             self.clear()  # there may be room for the new buffer only without the old one
-        blocks = self._table(bucket(rows), capacity)
-        words = blocks.size * self._words
+        words = self.bytes_needed(rows, capacity) // _WORD
         if words > _MOST_WORDS:
             raise OutOfMemoryError(
                 f"a cache on the GPU has at most {_MOST_WORDS * _WORD >> 30} GiB, "
                 f"{words * _WORD >> 30} GiB are needed"
             )
+        blocks = self._table(bucket(rows), capacity)
         buffer = self._memory.empty(words)
         grown = self._view(buffer, blocks.size)
         # What was never written may be no number, and no number times zero is no number.

@@ -118,9 +118,8 @@ class Step:
 
     def release(self) -> None:
         """Let go of the captured graph: the addresses in it are about to end."""
-        if self.graph_id is not None:
-            self._session.release_graph(self.graph_id)
-            self.graph_id = None
+        self._session.release(self)
+        self.graph_id = None
 
     def read_logits(self) -> NDArray[np.float32]:
         """All logits, shape (rows, positions, vocabulary); copied once after each run."""

@@ -1,0 +1,270 @@
+"""Decoding on a device says what the CPU says, in buckets of rows and by captured graphs.
+
+Every test runs on the CPU with the code of CUDA, and on a GPU where there is one.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from gpt2ja_export import ExportSettings, export_bundle
+from gpt2ja_onnx import GPT2Ja, bundle
+from gpt2ja_onnx.cuda_memory import Packed
+from gpt2ja_onnx.cuda_step import Step, _order_ties
+from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.session import Session
+from gpt2ja_onnx.tokenizer import Tokenizer
+from tests.fake_cuda import TestedSession
+from tests.tolerances import LOGITS, LOGPROB, assert_near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from gpt2ja_onnx.cuda_cache import CudaCache
+
+PROMPTS = ["朝の市場には、", "彼は", "図", "朝の市場には、新しい野菜が並ぶ。彼は", "夜の"]
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 40, "suppress_tokens": [3]}
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("gpu", marks=pytest.mark.gpu)])
+def real(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "gpu")
+
+
+@pytest.fixture
+def make(real: bool, cuda_bundle: Path) -> Iterator[Callable[..., tuple[GPT2Ja, TestedSession]]]:
+    """A function that loads a model and gives its session too."""
+    opened: list[GPT2Ja] = []
+
+    def load(batch_size: int = 8, **options: Any) -> tuple[GPT2Ja, TestedSession]:
+        manifest = bundle.read_manifest(cuda_bundle)
+        session = TestedSession(cuda_bundle, manifest, real=real, **options)
+        tokenizer = Tokenizer(cuda_bundle / bundle.TOKENIZER_FILE)
+        engine = Engine(session, max_rows=batch_size, cache=session.new_cache())
+        opened.append(GPT2Ja(manifest, tokenizer, session, engine))
+        return opened[-1], session
+
+    yield load
+    for model in opened:
+        model.close()
+
+
+@pytest.fixture(scope="module")
+def reference(cuda_bundle: Path) -> Iterator[GPT2Ja]:
+    with GPT2Ja.load(cuda_bundle, device="cpu") as model:
+        yield model
+
+
+def ids(model: GPT2Ja, prompts: str | list[str], **settings: Any) -> list[list[int]]:
+    return [result.token_ids for result in model.generate(prompts, **settings)]
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_texts_are_those_of_the_cpu(make: Any, reference: GPT2Ja, graphs: bool) -> None:
+    model, session = make(cuda_graphs=graphs)
+    for settings in (
+        GREEDY,
+        {"do_sample": True, "top_p": 0.9, "seed": 3, "num_return_sequences": 3},
+        {"do_sample": True, "top_k": 0, "seed": 4},
+        {"do_sample": True, "seed": 5, "repetition_penalty": 1.2, "no_repeat_ngram_size": 2},
+    ):
+        assert ids(model, PROMPTS, **settings) == ids(reference, PROMPTS, **settings)
+    assert bool(session.recorder.decoded) == graphs
+
+
+def test_scores_and_logprobs_are_those_of_the_cpu(make: Any, reference: GPT2Ja) -> None:
+    model, _ = make()
+    texts = [*PROMPTS, "朝の市場には、新しい野菜が並ぶ。" * 30]
+    found, expected = model.score(texts), reference.score(texts)
+    tolerance = LOGITS["fp16"]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_near(mine.logprob / mine.tokens, theirs.logprob / theirs.tokens, tolerance)
+    settings = GREEDY | {"logprobs": 2}
+    for mine, theirs in zip(
+        model.generate(PROMPTS, **settings), reference.generate(PROMPTS, **settings), strict=True
+    ):
+        for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
+            assert_near(one.logprob, other.logprob, tolerance)
+
+
+def test_each_bucket_is_captured_once_at_its_second_run(make: Any) -> None:
+    model, session = make()
+    model.generate(PROMPTS, **GREEDY)  # 5 rows of equal length: one bucket of 8
+    steps = session.recorder.decoded
+    assert steps == [1] * 38  # 40 tokens: one of the prompts, one before the capture
+    model.generate(PROMPTS[0], **GREEDY)
+    assert session.recorder.decoded[len(steps) :] == [2] * 38
+    model.generate(PROMPTS[:3], **GREEDY)
+    model.generate(PROMPTS, **GREEDY)
+    assert session.recorder.decoded[-39:] == [1] * 39
+    assert set(session.recorder.decoded) == {1, 2, 3}
+
+
+def test_padding_changes_nothing(make: Any) -> None:
+    _, session = make()
+    results = []
+    for rows in (3, 4):  # both run in the bucket of 4
+        cache: CudaCache = session.new_cache()
+        cache.reserve(4, 64, 0)
+        prompt = session.plan(4, 5, 1, cache.slices(0, 4))
+        prompt.input_ids[:] = np.arange(20).reshape(4, 5) + 10
+        prompt.position_ids[:] = np.arange(5)
+        prompt.logit_positions[:] = 4
+        prompt.lengths[:] = 5
+        prompt.run()
+        for step in range(4):
+            plan = session.plan(rows, 1, 1, cache.slices(0, rows))
+            plan.input_ids[:, 0] = np.arange(rows) + 30 + step
+            plan.position_ids[:, 0] = 5 + step
+            plan.lengths[:] = 6 + step
+            plan.run()
+        assert [*cache.steps] == [4]
+        results.append((np.asarray(plan.logits)[:3], plan.candidate_ids[:3].copy()))
+    for three, four in zip(*results, strict=True):
+        np.testing.assert_array_equal(three, four)
+
+
+def test_growth_drops_captured_graphs(make: Any, reference: GPT2Ja) -> None:
+    model, session = make()
+    short = GREEDY | {"max_new_tokens": 20}
+    long = GREEDY | {"max_new_tokens": 100}
+    model.generate(PROMPTS, **short)
+    assert set(session.recorder.decoded) == {1}
+    assert ids(model, PROMPTS, **long) == ids(reference, PROMPTS, **long)
+    assert session.recorder.released == [1]
+    assert set(session.recorder.decoded) == {1, 2}
+    # Grown while rows are running: they go on at their new addresses.
+    first = model.submit(PROMPTS[0], **long)
+    later = [model.submit(prompt, **long) for prompt in PROMPTS[1:]]
+    assert [handle.result()[0].token_ids for handle in (first, *later)] == ids(
+        reference, PROMPTS, **long
+    )
+
+
+def test_one_copy_each_way_a_step_and_logits_only_when_they_are_needed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, session = make()
+    counts = {"up": 0, "down": 0, "logits": 0}
+
+    def counted(name: str, kind: type, method: str) -> None:
+        original = getattr(kind, method)
+
+        def call(self: Any) -> Any:
+            counts[name] += 1
+            return original(self)
+
+        monkeypatch.setattr(kind, method, call)
+
+    counted("up", Packed, "upload")
+    counted("down", Packed, "download")
+    counted("logits", Step, "read_logits")
+    model.generate(PROMPTS[0], do_sample=True, top_k=20, seed=1, max_new_tokens=20)
+    runs = len(session.recorder.ran)
+    assert counts == {"up": runs, "down": runs, "logits": 0}
+    model.generate(PROMPTS[0], do_sample=True, seed=1, max_new_tokens=3, logprobs=1)
+    assert counts["logits"] > 0
+
+
+def test_a_capture_that_fails_is_warned_of_once(make: Any, reference: GPT2Ja) -> None:
+    model, session = make()
+    session.recorder.broken = True
+    with pytest.warns(RuntimeWarning, match="CUDA graphs are off.*not permitted") as warned:
+        found = ids(model, PROMPTS, **GREEDY)
+    assert len(warned) == 1
+    assert found == ids(reference, PROMPTS, **GREEDY)
+    assert ids(model, PROMPTS, **GREEDY) == found
+    assert not session.recorder.decoded  # the session that was opened without
+
+
+def test_a_graph_that_cannot_be_captured_is_opened_without(make: Any, reference: GPT2Ja) -> None:
+    with pytest.warns(RuntimeWarning, match="CUDA graphs are off.*not been partitioned") as warned:
+        model, session = make(refuses_capture=True)
+    assert len(warned) == 1
+    assert ids(model, PROMPTS, **GREEDY) == ids(reference, PROMPTS, **GREEDY)
+    assert not session.recorder.decoded
+
+
+def test_a_row_of_broken_logits_fails_alone(
+    make: Any, reference: GPT2Ja, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = make()
+    download = Packed.download
+
+    def poisoned(self: Packed) -> None:
+        download(self)
+        sums = self.arrays[bundle.LOGIT_SUMS]
+        if len(sums) == 2:
+            sums[0] = np.nan
+
+    monkeypatch.setattr(Packed, "download", poisoned)
+    config = model.defaults.override(GREEDY)
+    outcomes = list(model.generate_many((prompt, config) for prompt in PROMPTS[:2]))
+    (failed,) = [o for o in outcomes if isinstance(o, GenerationError)]
+    assert "NaN or infinite" in str(failed)
+    (fine,) = [o for o in outcomes if isinstance(o, list)]
+    assert [fine[0].token_ids] == ids(reference, fine[0].prompt, **GREEDY)
+
+
+def test_equal_scores_come_by_rising_id() -> None:
+    scores = np.array([[[3, 2, 2, 2, 1]], [[5, 4, 3, 2, 1]]], dtype=np.float32)
+    order = np.array([[[9, 7, 1, 4, 0]], [[4, 3, 2, 1, 0]]])
+    _order_ties(scores, order)
+    assert order.tolist() == [[[9, 1, 4, 7, 0]], [[4, 3, 2, 1, 0]]]
+
+
+def test_texts_are_scored_while_others_are_generated(make: Any, reference: GPT2Ja) -> None:
+    model, _ = make()
+    expected = ids(reference, PROMPTS, **GREEDY)
+    scores: list[float] = []
+
+    def score() -> None:
+        scores.extend(model.score(PROMPTS[3])[0].logprob for _ in range(10))
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    assert ids(model, PROMPTS, **GREEDY) == expected
+    thread.join()
+    assert_near(scores, [scores[0]] * 10, LOGPROB)
+
+
+def test_the_cpu_runs_the_bundle_too(reference: GPT2Ja, fp32_model: GPT2Ja) -> None:
+    assert type(reference._session) is Session
+    difference = [
+        mine.logprob / mine.tokens - theirs.logprob / theirs.tokens
+        for mine, theirs in zip(reference.score(PROMPTS), fp32_model.score(PROMPTS), strict=True)
+    ]
+    assert_near(difference, 0, LOGITS["fp16"])
+
+
+@pytest.mark.gpu
+def test_bf16_is_near(checkpoint: Path, reference: GPT2Ja, tmp_path: Path) -> None:
+    settings = ExportSettings(precision="bf16", device="cuda", verify=False)
+    export_bundle(str(checkpoint), tmp_path / "bf16", settings)
+    with GPT2Ja.load(tmp_path / "bf16", device="cuda") as model:
+        found = [score.logprob / score.tokens for score in model.score(PROMPTS)]
+        assert len(ids(model, PROMPTS, **GREEDY)[0]) == 40
+    expected = [score.logprob / score.tokens for score in reference.score(PROMPTS)]
+    assert_near(found, expected, LOGITS["bf16"])
+
+
+@pytest.mark.gpu
+def test_every_node_runs_on_the_gpu(cuda_bundle: Path) -> None:
+    from gpt2ja_onnx.cuda import CudaSession
+
+    class Assigned(CudaSession):
+        def _options(self) -> Any:
+            options = super()._options()
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            return options
+
+    session = Assigned(cuda_bundle, bundle.read_manifest(cuda_bundle), threads=1)
+    for opened in (session._session, session._mover._session):
+        groups = opened.get_provider_graph_assignment_info()
+        assert {group.ep_name for group in groups} == {"CUDAExecutionProvider"}
