@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
-_TOOLS = ("gpt2ja-onnx", "onnx", "onnx-ir", "onnxruntime", "optimum-onnx", "torch", "transformers")
+_TOOLS = (
+    "gpt2ja-onnx",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "optimum-onnx",
+    "torch",
+    "transformers",
+)
 _CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
 _SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep")
 # Tensors below this size stay inside the graph file.
@@ -111,7 +121,7 @@ def export_bundle(
             generation_defaults=_write_generation_config(model, directory),
             source=checkpoint.source,
             fusions=fusions,
-            tools={name: version(name) for name in _TOOLS},
+            tools=_tool_versions(),
             verification=figures,
         )
         places = obstacles(manifest)
@@ -125,6 +135,14 @@ def export_bundle(
         report("hashing")
         bundle.write_manifest(directory, manifest)
     return manifest
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for name in _TOOLS:
+        with contextlib.suppress(PackageNotFoundError):  # one build of onnxruntime is there
+            versions[name] = version(name)
+    return versions
 
 
 def _read_text(path: Path | None) -> str:

@@ -73,7 +73,7 @@ class Step:
         self.runs = 0
         self.graph_id: int | None = None
         self.binding: Any = None
-        self.bound_to: ort.InferenceSession | None = None
+        self.bound_to: Any = None
 
     def bind(self, session: ort.InferenceSession) -> None:
         """Bind all buffers to a session."""
