@@ -66,12 +66,12 @@ class CudaSession(Session):
 
     def plan(self, rows: int, new: int, positions: int, caches: CacheRows) -> CudaPlan:  # type: ignore[override]
         """See `gpt2ja_onnx.session.Session.plan`."""
-        cache, start, stop = caches
-        if new > 1 or positions > 1 or start:
-            return CudaPlan(Step(self, rows, new, positions, cache.views(start, stop)), rows)
+        cache = caches.cache
+        if new > 1 or positions > 1 or caches.start:
+            return CudaPlan(Step(self, rows, new, positions, caches), rows)
         padded = bucket(rows)
         if padded not in cache.steps:
-            cache.steps[padded] = Step(self, padded, 1, 1, cache.views(0, padded))
+            cache.steps[padded] = Step(self, padded, 1, 1, cache.slices(0, padded))
         return CudaPlan(cache.steps[padded], rows)
 
     def run(self, step: Step) -> None:

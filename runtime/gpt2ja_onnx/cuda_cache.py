@@ -49,6 +49,7 @@ class CudaCache(KVCache):
     buffer of shape (2 × layers, rows, heads, capacity, head size).
 
     Attributes:
+        storage: The OrtValue that owns the memory; None for no rows.
         steps: Decoding calls that are bound to the buffer, by their row count. They go when the
             buffer does, and the CUDA graphs that hold its addresses with them.
     """
@@ -94,7 +95,7 @@ class CudaCache(KVCache):
             np.moveaxis(moved[:, list(rows)], 1, -1).reshape(-1, len(sources))
             for rows in (sources, targets)
         )
-        buffer = self._view(self._buffer, self._blocks.size)
+        buffer = self._view(self.storage, self._blocks.size)
         self._mover.move(buffer, buffer, origins, goals)
 
     def slices(self, start: int, stop: int) -> CacheRows:
@@ -106,7 +107,7 @@ class CudaCache(KVCache):
         shape = self._shape
         tensor = (stop - start, shape.heads, self.capacity, shape.head_size)
         row = math.prod(tensor[1:]) * shape.cache_itemsize
-        base = self._buffer.data_ptr()
+        base = self.storage.data_ptr()
         return [
             View(base + (part * self.rows + start) * row, tensor, ELEMENT_TYPES[shape.cache_dtype])
             for part in range(2 * shape.layers)
@@ -131,7 +132,7 @@ class CudaCache(KVCache):
         if used_rows:
             old = self._blocks[:, :used_rows]
             new = blocks[:, :used_rows, :, : old.shape[3]]
-            source = self._view(self._buffer, self._blocks.size)
+            source = self._view(self.storage, self._blocks.size)
             self._mover.move(source, grown, old.reshape(-1, 1), new.reshape(-1, 1))
         self._use(buffer, blocks)
 
@@ -139,7 +140,7 @@ class CudaCache(KVCache):
         for step in self.steps.values():
             step.release()
         self.steps = {}
-        self._buffer = buffer
+        self.storage = buffer
         self._blocks = blocks  # number of each block, (2 × layers, rows, heads, blocks a row)
 
     def _table(self, rows: int, capacity: int) -> NDArray[np.int64]:

@@ -13,11 +13,10 @@ from gpt2ja_onnx.providers import ort
 from gpt2ja_onnx.session import check_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.cuda import CudaSession
+    from gpt2ja_onnx.cuda_cache import CacheRows
 
 
 class Step:
@@ -37,11 +36,12 @@ class Step:
     """
 
     def __init__(
-        self, session: CudaSession, rows: int, new: int, positions: int, caches: Sequence[View]
+        self, session: CudaSession, rows: int, new: int, positions: int, caches: CacheRows
     ) -> None:
         shape, memory = session.shape, session.memory
         self._session = session
-        self._caches = caches
+        self._caches = caches.cache.views(caches.start, caches.stop)
+        self._storage = caches.cache.storage  # the addresses are good as long as it lives
         self.rows, self.new = rows, new
         self._starts = np.arange(rows)[:, None] * new  # of the rows in the line of all tokens
         best = (rows, positions, shape.candidates)

@@ -27,7 +27,7 @@ def session(request: pytest.FixtureRequest, cuda_bundle: Path) -> TestedSession:
 
 def read(cache: CudaCache) -> NDArray[np.float16]:
     """What the device has, in the shape of `KVCache.buffer`."""
-    words: NDArray[np.int64] = cache._buffer.numpy()
+    words: NDArray[np.int64] = cache.storage.numpy()
     shape = cache._shape
     values = words.view(np.float16)
     return values.reshape(
@@ -36,7 +36,7 @@ def read(cache: CudaCache) -> NDArray[np.float16]:
 
 
 def write(cache: CudaCache, values: NDArray[np.float16]) -> None:
-    cache._buffer.update_inplace(np.ascontiguousarray(values).reshape(-1).view(np.int64))
+    cache.storage.update_inplace(np.ascontiguousarray(values).reshape(-1).view(np.int64))
 
 
 def fill(cache: CudaCache, twin: KVCache, seed: int) -> None:
