@@ -68,13 +68,18 @@ class KVCache:
         """Give the memory back."""
         self.buffer = self._allocate(0, 0)
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` to row `target`."""
-        if source != target:
-            self.buffer[:, target, :, :length] = self.buffer[:, source, :, :length]
+    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from `start` to `length` of row `source` to row `target`.
 
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` positions of rows to others, as if all at once.
+        Before `start` the two rows must be alike: a device copies whole blocks of positions.
+        """
+        if source != target:
+            self.buffer[:, target, :, start:length] = self.buffer[:, source, :, start:length]
+
+    def copy_rows(
+        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int = 0
+    ) -> None:
+        """`copy` for several pairs of rows, as if all at once.
 
         Every source is read before a target is written, so rows may change places.
 
@@ -82,9 +87,11 @@ class KVCache:
             sources: Rows to read; one may occur several times.
             targets: Rows to write, one for each source; each may occur once.
             length: Positions, of the longest row.
+            start: Where the first pair begins to differ.
         """
         if sources:
-            self.buffer[:, targets, :, :length] = self.buffer[:, sources, :, :length]
+            moved = self.buffer[:, sources, :, start:length]
+            self.buffer[:, targets, :, start:length] = moved
 
     def slices(self, start: int, stop: int) -> Any:
         """The rows `start` to `stop` as `gpt2ja_onnx.session.Session.plan` takes them.

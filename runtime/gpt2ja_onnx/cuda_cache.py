@@ -80,16 +80,18 @@ class CudaCache(KVCache):
         """Give the memory back."""
         self._use(None, self._table(0, 0))
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` to row `target`."""
+    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Copy the positions from `start` to `length` of row `source` to row `target`."""
         if source != target:
-            self.copy_rows([source], [target], length)
+            self.copy_rows([source], [target], length, start)
 
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` positions of rows to others, as if all at once."""
-        if not sources:
+    def copy_rows(
+        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int = 0
+    ) -> None:
+        """`copy` for several pairs of rows, as if all at once."""
+        moved = self._blocks[..., start // self._positions : -(-length // self._positions)]
+        if not sources or not moved.size:
             return
-        moved = self._blocks[..., : -(-length // self._positions)]
         # The pairs of one block are neighbours, and moved in one call.
         origins, goals = (
             np.moveaxis(moved[:, list(rows)], 1, -1).reshape(-1, len(sources))

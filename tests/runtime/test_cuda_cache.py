@@ -98,7 +98,7 @@ def test_rows_change_places_even_when_they_are_moved_in_several_calls(
     np.testing.assert_array_equal(read(cache), twin.buffer)
 
 
-def test_only_the_first_positions_are_copied(session: TestedSession) -> None:
+def test_only_the_blocks_of_the_positions_are_copied(session: TestedSession) -> None:
     cache, twin = session.new_cache(), KVCache(session.shape)
     for each in (cache, twin):
         each.reserve(2, 128, 0)
@@ -109,6 +109,10 @@ def test_only_the_first_positions_are_copied(session: TestedSession) -> None:
     np.testing.assert_array_equal(after[:, 1, :, :10], before[:, 0, :, :10])
     np.testing.assert_array_equal(after[:, 1, :, 64:], before[:, 1, :, 64:])
     np.testing.assert_array_equal(after[:, 0], before[:, 0])
+    cache.copy_rows([0], [1], 100, 70)
+    np.testing.assert_array_equal(read(cache)[:, 1, :, :64], after[:, 1, :, :64])
+    np.testing.assert_array_equal(read(cache)[:, 1, :, 70:100], before[:, 0, :, 70:100])
+    cache.copy_rows([0], [1], 64, 64)
 
 
 def test_the_budget_counts_whole_buckets(session: TestedSession) -> None:
