@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 
-.PHONY: demo test lint types unit wheel gpu-check clean
+.PHONY: demo test lint types unit wheel gpu-check readme-figures export-table clean
 
 demo: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.demo
@@ -45,12 +45,20 @@ gpu-check: $(GPU_STAMP)
 $(GPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,dev]"
+		--editable ".[gpu,export,train,bench,dev]"
 	touch $@
+
+# The speed table and picture of both READMEs, from benchmarks/results/report.json.
+readme-figures: $(STAMP)
+	$(BIN)/python -m gpt2ja_bench.readme
+
+# Size, time, memory and verification figures of every precision, at the published model's size.
+export-table: $(STAMP)
+	$(BIN)/python -m gpt2ja_bench.exports
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,dev]"
 	touch $@
 
 clean:

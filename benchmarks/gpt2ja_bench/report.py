@@ -229,12 +229,16 @@ def read_report(path: Path) -> Report:
         raise BenchmarkError(f"{path}: has report version {version}, expected {VERSION}")
     try:
         return _report(found)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchmarkError(f"{path}: is no whole report: {error}") from error
 
 
 def _report(found: dict[str, Any]) -> Report:
     machine = found["machine"]
+    known = {item["id"] for item in (*found["engines"], *found["workloads"])}
+    unknown = {i[key] for i in found["results"] for key in ("engine", "workload")} - known
+    if unknown:
+        raise ValueError(f"results of {', '.join(sorted(unknown))}, which the report does not have")
     return Report(
         **found
         | {

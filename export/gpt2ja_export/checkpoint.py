@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 _OTHER_FILES = ("config.json", "generation_config.json", "README.md")
+_OPTIONAL_JSON = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 # Switches of GPT2Config that change the attention's formula; the fused graph has the usual one.
 _EXPECTED_SWITCHES = {
     "scale_attn_weights": True,
@@ -84,46 +85,73 @@ def open_checkpoint(location: str, revision: str | None = None) -> Checkpoint:
         path, revision = _download(location, revision)
         repository = location
     config = _read_config(path)
+    for name in _OPTIONAL_JSON:
+        if (path / name).is_file():
+            _read_json(path / name)
     weights = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"{path}: has neither {' nor '.join(WEIGHT_FILES)}")
     _check_tokenizer(path, config["vocab_size"])
-    source = Source(repository, revision, hash_file(weights), _read_licence(path))
+    try:
+        weights_hash = hash_file(weights)
+    except OSError as error:
+        raise CheckpointError(f"{weights}: cannot be read: {error.strerror}") from error
+    source = Source(repository, revision, weights_hash, _read_licence(path))
     return Checkpoint(path, source, config)
 
 
-def _download(repository: str, revision: str | None) -> tuple[Path, str | None]:
+def _download(repository: str, revision: str | None) -> tuple[Path, str]:
+    """The repository's snapshot in the hub's local cache, downloaded if the hub answers."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [*TOKENIZER_FILES, *_OTHER_FILES]
+    weights: tuple[str, ...] = WEIGHT_FILES
+    problem: Exception | None = None
     try:
-        names = set(HfApi().list_repo_files(repository, revision=revision))
-        patterns.append(next((name for name in WEIGHT_FILES if name in names), WEIGHT_FILES[0]))
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"{repository}: is no directory here, and the hub has no such model"
-        ) from error
-    except Exception:  # offline in one of many ways: the cache may still have it
-        patterns += WEIGHT_FILES
+        names = HfApi().list_repo_files(repository, revision=revision)
+        weights = tuple(name for name in WEIGHT_FILES if name in names)[:1]
+    except Exception as error:  # the cache may still have it
+        problem = error
     try:
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{repository}: is no directory here, the hub cannot be reached, and the model is "
-            "not in its local cache; offline, give a directory, or no name for the demo model"
-        ) from error
+        path = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=[*TOKENIZER_FILES, *_OTHER_FILES, *weights],
+            local_files_only=problem is not None,
+        )
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise HubError(f"{repository}: cannot be downloaded: {reason}") from error
-    return path, path.name  # the cache names a snapshot by its commit
+        raise HubError(f"{repository}: {_hub_reason(problem or error)}") from error
+    return Path(path), Path(path).name  # the cache names a snapshot by its commit
+
+
+def _hub_reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "its authors ask for a login: `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is no directory here, and the hub has no such model"
+    # The hub's answers are HTTP errors and the disk's have a number; a lost connection is neither.
+    answered = isinstance(error, errors.HfHubHTTPError) or getattr(error, "errno", None)
+    if isinstance(error, OSError) and not answered:
+        return (
+            "is no directory here, the hub cannot be reached, and the model is not in its local "
+            "cache; offline, give a directory, or no name for the demo model"
+        )
+    return f"cannot be downloaded: {next(iter(str(error).splitlines()), type(error).__name__)}"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file.parent}: has no readable {file.name}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: holds a {type(content).__name__}, expected an object")
+    return content
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: has no readable config.json") from error
+    config = _read_json(path / "config.json")
     if config.get("model_type") != "gpt2":
         raise CheckpointError(f"{path}: is a {config.get('model_type')!r} model, not a 'gpt2'")
     if config.get("activation_function", "gelu_new") != "gelu_new":
@@ -136,6 +164,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size"):
         if not isinstance(config.get(name), int) or config[name] < 1:
             raise CheckpointError(f"{path}: config.json has no usable {name}")
+    width, heads = config["n_embd"], config["n_head"]
+    if width % heads:
+        raise CheckpointError(f"{path}: n_embd {width} is not a multiple of n_head {heads}")
     return config
 
 
@@ -157,9 +188,10 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
 def _read_licence(path: Path) -> str | None:
     """The licence that the model card's header names, if there is one."""
     try:
-        lines = (path / "README.md").read_text(encoding="utf-8").splitlines()
+        card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    lines = card.splitlines()
     if lines[:1] != ["---"]:
         return None
     return next(

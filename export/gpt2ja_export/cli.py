@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.demo import demo_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @click.command("export")
@@ -52,15 +58,29 @@ def command(
     location = paths[0] if len(paths) == 2 else str(demo_checkpoint())
     output = Path(paths[-1])
     chosen = ExportSettings(precision=precision, **settings)
-    manifest = export_bundle(
-        location,
-        output,
-        chosen,
-        revision=revision,
-        force=force,
-        report=lambda step: click.echo(f"{step} …", err=True),
-    )
+    with _progress(chosen.steps) as report:
+        manifest = export_bundle(
+            location, output, chosen, revision=revision, force=force, report=report
+        )
     size = sum(path.stat().st_size for path in output.iterdir())
     click.echo(f"wrote {output}: {manifest.precision}, {size / 1e6:.1f} MB")
     if manifest.verification:
         click.echo(as_table(manifest.verification))
+
+
+@contextlib.contextmanager
+def _progress(steps: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """Show on stderr which of the steps runs: a bar on a terminal, else a line for each."""
+    if not sys.stderr.isatty():
+        numbers = itertools.count(1)
+        yield lambda step: click.echo(f"{next(numbers)}/{len(steps)} {step} …", err=True)
+        return
+    with click.progressbar(
+        length=len(steps),
+        file=sys.stderr,
+        show_eta=False,
+        show_percent=False,
+        show_pos=True,
+        item_show_func=lambda step: step,
+    ) as bar:
+        yield lambda step: bar.update(1, step)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gpt2ja_export.checkpoint import TOKENIZER_FILES, Checkpoint, open_checkpoint
+from gpt2ja_export.checkpoint import open_checkpoint
+from gpt2ja_export.companions import write_generation_config, write_tokenizer
+from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
 from gpt2ja_onnx import bundle
-from gpt2ja_onnx.device import obstacles, open_session
-from gpt2ja_onnx.errors import ExportError
+from gpt2ja_onnx.device import cuda_problem, obstacles, open_session
+from gpt2ja_onnx.errors import ExportError, OutputError
 from gpt2ja_onnx.files import atomic_directory, check_output_directory
 from gpt2ja_onnx.threads import available_threads
 from gpt2ja_onnx.tokenizer import Tokenizer
@@ -41,9 +41,19 @@ _TOOLS = (
     "transformers",
 )
 _CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
-_SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep")
+_HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
+Step = Literal[
+    "opening the checkpoint",
+    "exporting with Optimum",
+    "fusing",
+    "converting",
+    "writing",
+    "verifying against PyTorch",
+    "hashing",
+]
+_ONLY_FUSED: tuple[Step, ...] = ("fusing", "converting", "writing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,14 @@ class ExportSettings:
         if self.graph == "portable" and self.precision != "fp32":
             raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What `export_bundle` reports, in this order."""
+        skipped = set[Step]() if self.graph == "fused" else set(_ONLY_FUSED)
+        if not self.verify:
+            skipped.add("verifying against PyTorch")
+        return tuple(step for step in get_args(Step) if step not in skipped)
+
 
 def export_bundle(
     location: str,
@@ -83,7 +101,7 @@ def export_bundle(
     *,
     revision: str | None = None,
     force: bool = False,
-    report: Callable[[str], None] = lambda step: None,
+    report: Callable[[Step], None] = lambda step: None,
 ) -> bundle.Manifest:
     """Export the checkpoint `location`, a directory or a hub id, to the bundle `output`.
 
@@ -93,23 +111,34 @@ def export_bundle(
         settings: What to export.
         revision: Of a hub id.
         force: Replace an existing `output`.
-        report: Called with the name of each step as it begins.
+        report: Called with each of the settings' `steps` as it begins.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
         HubError: The hub cannot be reached.
-        ExportError: A rewrite did not happen, or a figure is over its limit.
-        OutputError: `output` exists, or cannot be written.
+        ExportError: A rewrite did not happen, a figure is over its limit, or verifying needs a
+            GPU that is not there.
+        OutputError: `output` exists, holds the checkpoint, or cannot be written.
     """
     check_output_directory(output, force=force)
+    if settings.verify and settings.precision == "bf16" and (problem := cuda_problem()) is not None:
+        raise ExportError(f"bf16 cannot be verified here; add --no-verify, or mend this: {problem}")
     text = _read_text(settings.eval_text)
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
+    if checkpoint.path.resolve().is_relative_to(output.resolve()):
+        raise OutputError(f"{output}: holds the checkpoint {location}; choose another OUTPUT")
+    shape = _shape(checkpoint.config, settings.precision)
+    if settings.graph == "fused" and shape.head_size % _HEAD_GRAIN:
+        raise ExportError(
+            f"the fused attention takes heads of a multiple of {_HEAD_GRAIN}, not of "
+            f"{shape.head_size}; --graph portable takes any"
+        )
     model = checkpoint.load_model()
     with atomic_directory(output, force=force) as directory:
         write = _write_fused if settings.graph == "fused" else _write_portable
-        shape, fusions, quantization = write(model, checkpoint, directory, settings, report)
-        special = _write_tokenizer(checkpoint, directory)
+        fusions, quantization = write(model, shape, directory, settings, report)
+        special = write_tokenizer(checkpoint, directory)
         figures: dict[str, Any] = {}
         manifest = bundle.Manifest(
             graph=settings.graph,
@@ -118,16 +147,14 @@ def export_bundle(
             device=settings.device,
             shape=shape,
             special_ids=special,
-            generation_defaults=_write_generation_config(model, directory),
+            generation_defaults=write_generation_config(model, checkpoint, directory),
             source=checkpoint.source,
             fusions=fusions,
+            weights=weights_by_part(directory / bundle.MODEL_FILE),
             tools=_tool_versions(),
             verification=figures,
         )
-        places = obstacles(manifest)
-        if settings.verify and all(places.values()):
-            report(f"not verified: {places['cuda']}")
-        elif settings.verify:
+        if settings.verify:
             report("verifying against PyTorch")
             found = _verify(directory, manifest, model, text)
             check(found, settings.precision)
@@ -156,11 +183,11 @@ def _read_text(path: Path | None) -> str:
 
 def _write_fused(
     model: GPT2LMHeadModel,
-    checkpoint: Checkpoint,
+    shape: bundle.ModelShape,
     directory: Path,
     settings: ExportSettings,
-    report: Callable[[str], None],
-) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+    report: Callable[[Step], None],
+) -> tuple[dict[str, int], dict[str, Any]]:
     import onnx_ir as ir
     from onnx_ir.passes import common
 
@@ -169,14 +196,13 @@ def _write_fused(
     from gpt2ja_export.plain import export_plain
     from gpt2ja_export.quantize import quantize
 
-    shape = _shape(checkpoint.config, settings.precision)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
         export_plain(model, Path(plain))
         graph: ir.Model = ir.load(Path(plain) / "model.onnx")
         report("fusing")
         fusions = fuse(graph, shape, settings.device)
-        report(f"converting to {settings.precision}")
+        report("converting")
         quantization = quantize(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
@@ -190,21 +216,21 @@ def _write_fused(
         )
     if settings.device == "cuda":
         ir.save(moves_graph(), directory / bundle.CACHE_FILE)
-    return shape, fusions, quantization
+    return fusions, quantization
 
 
 def _write_portable(
     model: GPT2LMHeadModel,
-    checkpoint: Checkpoint,
+    shape: bundle.ModelShape,
     directory: Path,
     settings: ExportSettings,
-    report: Callable[[str], None],
-) -> tuple[bundle.ModelShape, dict[str, int], dict[str, Any]]:
+    report: Callable[[Step], None],
+) -> tuple[dict[str, int], dict[str, Any]]:
     from gpt2ja_export.plain import export_plain
 
     report("exporting with Optimum")
     export_plain(model, directory)
-    return _shape(checkpoint.config, settings.precision), {}, {}
+    return {}, {}
 
 
 def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelShape:
@@ -217,35 +243,6 @@ def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelS
         candidates=min(CANDIDATES, config["vocab_size"]),
         cache_dtype=_CACHE_TYPES.get(precision, "float32"),
     )
-
-
-def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, int]:
-    """Copy the tokenizer and configuration; return the ids of the special tokens."""
-    for name in (*TOKENIZER_FILES, "config.json"):
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, directory / name)
-    tokenizer_config = directory / "tokenizer_config.json"
-    named = json.loads(tokenizer_config.read_text()) if tokenizer_config.is_file() else {}
-    if "tokenizer_class" not in named:
-        # AutoTokenizer would have to guess.
-        named["tokenizer_class"] = "BertGenerationTokenizer"
-        tokenizer_config.write_text(json.dumps(named, ensure_ascii=False, indent=2) + "\n")
-    ids = {name: checkpoint.config.get(f"{name}_token_id") for name in _SPECIAL}
-    return {name: value for name, value in ids.items() if isinstance(value, int)}
-
-
-def _write_generation_config(model: GPT2LMHeadModel, directory: Path) -> dict[str, Any]:
-    """Write the checkpoint's generation settings; return those that differ from the defaults."""
-    config = model.generation_config
-    assert config is not None
-    config.save_pretrained(directory)
-    settings: dict[str, Any] = config.to_diff_dict()
-    return {
-        name: value
-        for name, value in settings.items()
-        if isinstance(value, bool | int | float) and not name.startswith("_")
-        if not name.endswith("_token_id")
-    }
 
 
 def _verify(

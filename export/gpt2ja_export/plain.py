@@ -21,18 +21,26 @@ def export_plain(model: GPT2LMHeadModel, output: Path) -> None:
 
     The graph takes ``input_ids``, ``attention_mask``, ``position_ids`` and
     ``past_key_values.N.key|value`` and gives ``logits`` and ``present.N.key|value``.
+
+    Raises:
+        OSError: The disk is full or fails.
     """
     from optimum.exporters.onnx import onnx_export_from_model
 
     # The exporter switches to configurations of its own; the checkpoint's stays as it is.
-    with _quiet():
-        onnx_export_from_model(
-            model,
-            output,
-            task="text-generation-with-past",
-            opset=OPSET,
-            do_validation=False,
-        )
+    try:
+        with _quiet():
+            onnx_export_from_model(
+                model,
+                output,
+                task="text-generation-with-past",
+                opset=OPSET,
+                do_validation=False,
+            )
+    except RuntimeError as error:
+        if isinstance(error.__cause__, OSError):  # such as a full disk, hidden behind advice
+            raise error.__cause__ from None
+        raise
 
 
 @contextlib.contextmanager

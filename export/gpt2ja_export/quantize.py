@@ -13,6 +13,8 @@ from gpt2ja_onnx import bundle
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle import ModelShape, Precision
@@ -97,13 +99,9 @@ class _Quantizer(GraphEditor):
         A row's scale is its own and integer sums are exact, so a row's result does not depend on
         the rest of the batch.
         """
-        for node in self._layer_products():
-            weight_value = node.inputs[1]
-            assert weight_value is not None
-            weight = constant(weight_value)
+        for node, name, weight in self._layer_products():
             scales = _scales(weight, axis=0)
             matrix = np.rint(weight / scales).astype(np.int8)
-            name = weight_value.name
             self._quantize_product(
                 node,
                 self.store(f"{name}.int8", matrix),
@@ -113,12 +111,8 @@ class _Quantizer(GraphEditor):
 
     def quantize_layers_int4(self) -> None:
         """Weights int4 in blocks along the input, each with its own scale and zero point."""
-        for node in self._layer_products():
-            weight_value = node.inputs[1]
-            assert weight_value is not None
-            weight = constant(weight_value)
+        for node, name, weight in self._layer_products():
             packed, scales, zero_points = _int4_blocks(weight)
-            name = weight_value.name
             inputs = [
                 node.inputs[0],
                 self.store(f"{name}.int4", packed),
@@ -142,9 +136,13 @@ class _Quantizer(GraphEditor):
         assert node is not None
         return node
 
-    def _layer_products(self) -> list[ir.Node]:
+    def _layer_products(self) -> Iterator[tuple[ir.Node, str | None, NDArray[np.float32]]]:
+        """Yield the products of the layers, each with its weight's name and values."""
         head = self._head()
-        return [node for node in self.nodes("MatMul") if node is not head]
+        for node in self.nodes("MatMul"):
+            weight = node.inputs[1]
+            if node is not head and weight is not None:
+                yield node, weight.name, constant(weight)
 
     def _quantize_lookup(self, lookup: ir.Node, matrix: ir.Value, scales: ir.Value) -> None:
         ids = lookup.inputs[1]

@@ -46,6 +46,11 @@ Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
 CachePart = Literal["key", "value"]
 CACHE_PARTS: tuple[CachePart, CachePart] = ("key", "value")
+# Fields of the manifest that are JSON objects of any names.
+_OBJECTS = (
+    "quantization", "special_ids", "generation_defaults", "fusions", "weights", "tools",
+    "verification", "files",
+)  # fmt: skip
 _T = TypeVar("_T")
 
 
@@ -114,6 +119,7 @@ class Manifest:
         generation_defaults: Settings of the checkpoint's ``generation_config.json``.
         source: Where the weights came from.
         fusions: Rewrites of the exported graph by name, with how often each was made.
+        weights: Bytes of the graph's weights by part of the model.
         tools: Versions of the packages that made the bundle.
         verification: Figures of the comparison with PyTorch; empty if it was skipped.
         files: Every file of the bundle but the manifest.
@@ -128,6 +134,7 @@ class Manifest:
     generation_defaults: dict[str, Any]
     source: Source
     fusions: dict[str, int]
+    weights: dict[str, int]
     tools: dict[str, str]
     verification: dict[str, Any]
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -188,6 +195,9 @@ def _parse_manifest(content: dict[str, Any]) -> Manifest:
     _check_choice("precision", content["precision"], get_args(Precision))
     _check_choice("device", content["device"], get_args(Device))
     values = {item.name: content[item.name] for item in fields(Manifest)}
+    for name in _OBJECTS:
+        if not isinstance(values[name], dict):
+            raise BundleError(f"{MANIFEST_FILE}: {name} must be an object, not {values[name]!r}")
     shape = _parse(ModelShape, content["shape"])
     if shape.layers < 1 or shape.heads < 1 or shape.width % shape.heads or shape.context < 1:
         raise BundleError(f"{MANIFEST_FILE}: the shape is impossible: {shape}")

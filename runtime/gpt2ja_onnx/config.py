@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2ja_onnx.errors import SettingError
 
@@ -23,13 +23,15 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "repetition_penalty": (0, math.inf, False, False),
     "no_repeat_ngram_size": (0, math.inf, True, False),
     "num_return_sequences": (1, 4096, True, True),
+    "num_beams": (1, 4096, True, True),
+    "length_penalty": (-50, 50, True, True),  # beyond, powers of a length leave float64
     "logprobs": (0, 64, True, True),
     "seed": (0, 2**64 - 1, True, True),
     "timeout": (0, math.inf, False, False),
 }
 _INTEGERS = {
     "max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "num_return_sequences",
-    "logprobs", "seed",
+    "num_beams", "logprobs", "seed",
 }  # fmt: skip
 _OPTIONAL = {"seed", "logprobs", "timeout"}
 
@@ -54,7 +56,14 @@ class GenerationConfig:
         no_repeat_ngram_size: No sequence of so many tokens occurs twice; 0 allows all.
         bad_words_ids: Token sequences that must not occur.
         suppress_tokens: Tokens that must not occur.
-        num_return_sequences: Sequences a prompt.
+        num_return_sequences: Sequences a prompt; with beams, so many of the best ones found.
+        num_beams: Texts that a beam search follows at once; 1 searches nothing. With `do_sample`
+            the continuations of the beams are drawn, otherwise the likeliest ones are taken.
+        length_penalty: Exponent of the length by which a beam's log-probability is divided:
+            above 0 favours long texts, below 0 short ones.
+        early_stopping: When a beam search ends. True: at `num_beams` ended texts; False: when
+            the running beams, at their present length, are worse than these; ``"never"``: when
+            they could not get better at any length.
         seed: Seed of the random stream; each sequence has its own, keyed by (seed, its index).
             None draws a seed, which the result reports.
         stop: Strings at which the text ends, right before the string.
@@ -76,6 +85,9 @@ class GenerationConfig:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     num_return_sequences: int = 1
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -86,6 +98,15 @@ class GenerationConfig:
             _check_number(name, getattr(self, name), bounds)
         if not isinstance(self.do_sample, bool):
             raise SettingError(f"do_sample must be True or False, not {self.do_sample!r}")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise SettingError(
+                f'early_stopping must be True, False or "never", not {self.early_stopping!r}'
+            )
+        if self.num_return_sequences > self.num_beams > 1:
+            raise SettingError(
+                f"num_return_sequences ({self.num_return_sequences}) must not be above num_beams "
+                f"({self.num_beams})"
+            )
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         object.__setattr__(self, "suppress_tokens", _ids("suppress_tokens", self.suppress_tokens))
         words = _items(self.bad_words_ids)
@@ -100,6 +121,14 @@ class GenerationConfig:
                 f"min_new_tokens ({self.min_new_tokens}) must not be above max_new_tokens "
                 f"({self.max_new_tokens})"
             )
+
+    @property
+    def min_tokens_to_keep(self) -> int:
+        """Tokens that no setting for sampling takes away.
+
+        Two with beams, so that a text can go on beside the one that the end token ends.
+        """
+        return 1 if self.num_beams == 1 else 2
 
     def override(self, settings: Mapping[str, Any]) -> GenerationConfig:
         """A copy with `settings` changed.

@@ -10,6 +10,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, get_args
 
+from gpt2ja_onnx import bundle
 from gpt2ja_onnx.driver import driver_problem
 from gpt2ja_onnx.errors import ProviderError, SettingError
 from gpt2ja_onnx.providers import ort
@@ -17,8 +18,6 @@ from gpt2ja_onnx.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from gpt2ja_onnx import bundle
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 _PROVIDER = "CUDAExecutionProvider"
@@ -62,6 +61,8 @@ def open_session(
 
 def obstacles(manifest: bundle.Manifest) -> dict[bundle.Device, str | None]:
     """Why a bundle cannot run on each device here; None where it can."""
+    if manifest.graph == "portable":
+        return dict.fromkeys(get_args(bundle.Device), "a portable bundle is for other tools")
     found: dict[bundle.Device, str | None] = {"cpu": None, "cuda": None}
     if manifest.precision == "bf16":
         found["cpu"] = "bf16 runs on CUDA only"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2ja_onnx.beam_group import BeamGroup
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.logits import joined
@@ -22,6 +23,7 @@ from gpt2ja_onnx.sampler import choose, log_probabilities
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.beam import Move
     from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.session import Plan, Session
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _PREFILL_TOKENS = 2048
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_SHARED_PREFIX = 16
+_BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
 
@@ -74,7 +77,11 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue all sequences of a request; one that cannot ever fit fails at once."""
-        needed = self._cache.bytes_needed(1, request.max_length)
+        beams = request.config.num_beams
+        if beams > self.max_rows:
+            request.fail(self._too_many_beams(beams))
+            return
+        needed = self._cache.bytes_needed(beams, request.max_length)
         if self._max_memory is not None and needed > self._max_memory:
             request.fail(
                 GenerationError(
@@ -82,13 +89,13 @@ class Engine:
                 )
             )
             return
-        for index in range(request.config.num_return_sequences):
-            sequence = Sequence(request, index)
-            if sequence.length >= request.context:  # no room for even one token
+        sequences = [Sequence(request, i) for i in range(request.config.num_return_sequences)]
+        if len(request.prompt_ids) >= request.context:  # no room for even one token
+            for sequence in sequences:
                 sequence.finish_reason = "context"
                 request.deliver(sequence, "")
-            else:
-                self.waiting.append(sequence)
+        else:
+            self.waiting += sequences if beams == 1 else BeamGroup(request).sequences
 
     def step(self) -> None:
         """Drop what is overdue, admit what fits, and generate one token for every row."""
@@ -97,11 +104,12 @@ class Engine:
             self._admit()
         except OutOfMemoryError as error:
             self._retreat(error)
-        if self.running:
-            try:
+        try:
+            self._start()
+            if self.running:
                 self._decode()
-            except OutOfMemoryError as error:
-                self._give_up_last(error)
+        except OutOfMemoryError as error:
+            self._give_up_last(error)
 
     def fail_all(self, error: GenerationError) -> None:
         """End every request with `error` and start anew with an empty cache."""
@@ -130,15 +138,20 @@ class Engine:
     def _admit(self) -> None:
         """Give rows to waiting sequences and compute their prompts."""
         fresh: list[Sequence] = []  # have a row, but nothing in it yet
-        while self.waiting and self._fits(self.waiting[0]):
+        while self.waiting:
             sequence = self.waiting[0]
             _fail_if_overdue(sequence.request)
             if sequence.request.done:
                 self.waiting.popleft()
                 continue
+            if not self._fits(sequence):
+                if self.running:
+                    break
+                sequence.request.fail(self._too_many_beams(sequence.rows))
+                continue
             row = len(self.running)
             try:
-                self._reserve(row + 1, sequence.request.max_length)
+                self._reserve(row + sequence.rows, sequence.request.max_length)
             except OutOfMemoryError:
                 if not self.running:
                     raise
@@ -156,20 +169,33 @@ class Engine:
             if sequence.request.first_choice is None or shared < sequence.length:
                 self._prefill_rest(sequence, row, shared)
         self._prefill(fresh)
-        started = [s for s in self.running if s.length == s.state.prompt_length]
+
+    def _start(self) -> None:
+        """Generate the first token of the sequences whose prompts have been computed."""
+        started = [
+            s
+            for s in self.running
+            if s.length == s.state.prompt_length and not s.request.done  # it may have timed out
+        ]
         choices = [s.request.first_choice for s in started if s.request.first_choice is not None]
         if choices:
             self._take(started, *map(joined, zip(*choices, strict=True)))
         self._release_ended()
 
     def _fits(self, sequence: Sequence) -> bool:
-        rows = len(self.running) + 1
+        rows = len(self.running) + sequence.rows
         if rows > self.max_rows or self._full:
             return False
         if self._max_memory is None:
             return True
         positions = max(s.request.max_length for s in [sequence, *self.running])
         return self._cache.bytes_needed(rows, positions) <= self._max_memory
+
+    def _too_many_beams(self, beams: int) -> GenerationError:
+        return GenerationError(
+            f"num_beams is {beams}, but only {self.max_rows} sequences run at once; take fewer "
+            "beams, a larger batch_size, or a device with more memory"
+        )
 
     def _reserve(self, rows: int, positions: int) -> None:
         if rows > self._cache.rows and self._max_memory is None:
@@ -203,12 +229,13 @@ class Engine:
     def _retreat(self, error: OutOfMemoryError) -> None:
         """Let wait again what is not begun, and admit nothing more until something ends.
 
-        With nothing begun, half as many are tried; one that has the device for itself and still
-        does not fit fails.
+        With nothing begun, half as many are tried, though no fewer than the beams of one search;
+        what has the device for itself and still does not fit fails.
         """
         begun = [s for s in self.running if s.length > s.state.prompt_length]
         self.waiting.extendleft(reversed(self.running[len(begun) :]))
-        tried = len(self.running)
+        largest = max((s.rows for s in self.running[len(begun) :]), default=1)
+        tried = max((row + s.rows for row, s in enumerate(self.running)), default=0)
         self.running = begun
         self._decode_plans.clear()
         if begun:
@@ -216,8 +243,8 @@ class Engine:
             return
         self._full = False
         self._cache.clear()
-        if tried > 1:
-            self.max_rows = tried // 2
+        if tried > largest:
+            self.max_rows = max(tried // 2, largest)
         elif self._last_try is self.waiting[0]:
             self._last_try = None
             self.waiting[0].request.fail(_no_memory(error))
@@ -300,17 +327,58 @@ class Engine:
         # were summed there, and the candidates tell.
         summed = logits if isinstance(logits, np.ndarray) else scores
         finite = np.isfinite(np.add.reduce(summed, axis=1))
+        if any(sequence.group is not None for sequence in sequences):
+            self._take_beams(sequences, finite, scores, ids, logits)
+            alone = [row for row, sequence in enumerate(sequences) if sequence.group is None]
+            if not alone:
+                return
+            sequences = [sequences[row] for row in alone]
+            finite, scores, ids, logits = finite[alone], scores[alone], ids[alone], logits[alone]
         tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if not finite[row]:
-                token = GenerationError("the model gave scores that are NaN or infinite")
+                token = GenerationError(_BROKEN_SCORES)
             if isinstance(token, GenerationError):
                 sequence.request.fail(token)
                 continue
             if (count := sequence.request.config.logprobs) is not None:
                 entry = log_probabilities(logits[row], token, ids[row], count)
                 sequence.logprobs.append(TokenLogprobs(*entry))
-            sequence.request.deliver(sequence, sequence.append(token))
+            sequence.request.deliver(sequence, sequence.append(token), token)
+
+    def _take_beams(
+        self,
+        sequences: list[Sequence],
+        finite: NDArray[np.bool_],
+        scores: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        logits: Logits,
+    ) -> None:
+        """Take a step of each beam search among the sequences, and move its rows accordingly."""
+        groups: dict[BeamGroup, list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            if sequence.group is not None:
+                groups.setdefault(sequence.group, []).append(row)
+        for group, rows in groups.items():
+            if not finite[rows].all():
+                sequences[rows[0]].request.fail(GenerationError(_BROKEN_SCORES))
+                continue
+            rows.sort(key=lambda row: sequences[row].index)
+            moves = group.advance(scores[rows], ids[rows], logits[rows])
+            try:
+                self._move_beams(group, moves)
+            except OutOfMemoryError as error:  # its rows are of no use now
+                sequences[rows[0]].request.fail(_no_memory(error))
+
+    def _move_beams(self, group: BeamGroup, moves: list[Move]) -> None:
+        """Copy the rows of beams that go on from another beam's text, some at once."""
+        row = {beam: self.running.index(sequence) for beam, sequence in enumerate(group.sequences)}
+        length = group.sequences[0].length - 1
+        for start in sorted({move.start for move in moves}):
+            alike = [move for move in moves if move.start == start]
+            sources = [row[move.source] for move in alike]
+            targets = [row[move.target] for move in alike]
+            self._cache.copy_rows(sources, targets, length, start)
 
     def _release_ended(self) -> None:
         """Give the rows of ended sequences to the last ones."""
@@ -319,10 +387,11 @@ class Engine:
             if sequence.finish_reason is None and not sequence.request.done:
                 continue
             self._full = False
-            last = self.running.pop()
+            last = self.running[-1]
             if last is not sequence:
+                self._cache.copy(len(self.running) - 1, row, last.length)
                 self.running[row] = last
-                self._cache.copy(len(self.running), row, last.length)
+            self.running.pop()
 
 
 def _fail_if_overdue(request: Request) -> None:

@@ -162,7 +162,30 @@ class GPT2Ja:
         Yields:
             For each item, in order: its sequences, or the error that it ended with.
         """
-        return self._in_order(items)
+        window: deque[Request | Gpt2jaError] = deque()
+        queued = 0  # sequences in the window
+        try:
+            for index, item in enumerate(items):
+                if isinstance(item, Gpt2jaError):
+                    window.append(item)
+                else:
+                    try:
+                        window.append(self._submit(item[0], index, item[1]))
+                        queued += item[1].num_return_sequences
+                    except Gpt2jaError as error:
+                        window.append(error)
+                # Enough must wait that a freed row never stays empty.
+                while queued > 4 * self._max_rows or len(window) > 16 * self._max_rows:
+                    outcome = window.popleft()
+                    if isinstance(outcome, Request):
+                        queued -= outcome.config.num_return_sequences
+                    yield _outcome(outcome)
+            while window:
+                yield _outcome(window.popleft())
+        finally:
+            for request in window:
+                if isinstance(request, Request):
+                    request.cancel()
 
     def stream(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
@@ -171,9 +194,11 @@ class GPT2Ja:
 
         The chunks of one sequence join to exactly the text that `generate` gives. Leaving the
         loop early cancels the rest.
+
+        Raises:
+            SettingError: `num_beams` is above 1: no text is certain before a beam search ends.
         """
-        request = self.submit(prompt, config, **settings)
-        return _iterate(request)
+        return _iterate(self._submit_stream(prompt, config, settings))
 
     def submit(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
@@ -182,23 +207,24 @@ class GPT2Ja:
         chosen = (config or self.defaults).override(settings)
         return self._submit(prompt, 0, chosen)
 
-    def score(self, texts: str | Sequence[str], *, stride: int | None = None) -> list[Score]:
+    def score(self, texts: str | Sequence[Prompt], *, stride: int | None = None) -> list[Score]:
         """Log-probability and perplexity of texts of any length.
 
         Args:
-            texts: A text, or a list of texts.
+            texts: A text, or a list of texts; a text may be a list of token ids.
             stride: Tokens between two windows over a text longer than the context; None takes
                 half a context.
         """
         context = self.manifest.shape.context
         if stride is not None and not 1 <= stride < context:
             raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        encoded = [self.tokenizer.encode(text) for text in texts]
+        given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
+        encoded = [self._encode(text) for text in given]
+        names = [text if isinstance(text, str) else "" for text in given]
         logprobs = self._scorer.score(encoded, stride)
         return [
-            Score(text, len(ids), logprob, perplexity(logprob, len(ids)))
-            for text, ids, logprob in zip(texts, encoded, logprobs, strict=True)
+            Score(name, len(ids), logprob, perplexity(logprob, len(ids)))
+            for name, ids, logprob in zip(names, encoded, logprobs, strict=True)
         ]
 
     # --- ids ---
@@ -251,7 +277,7 @@ class GPT2Ja:
         """`stream` for asyncio; cancelling the task cancels the request."""
         import asyncio
 
-        request = self.submit(prompt, config, **settings)
+        request = self._submit_stream(prompt, config, settings)
         chunks = iter(request)
         try:
             while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -273,36 +299,19 @@ class GPT2Ja:
 
     # --- inside ---
 
-    def _in_order(
-        self, items: Iterable[tuple[Prompt, GenerationConfig] | Gpt2jaError]
-    ) -> Generator[list[GenerationResult] | Gpt2jaError]:
-        window: deque[Request | Gpt2jaError] = deque()
-        queued = 0  # sequences in the window
-        try:
-            for index, item in enumerate(items):
-                if isinstance(item, Gpt2jaError):
-                    window.append(item)
-                else:
-                    try:
-                        window.append(self._submit(item[0], index, item[1]))
-                        queued += item[1].num_return_sequences
-                    except Gpt2jaError as error:
-                        window.append(error)
-                # Enough must wait that a freed row never stays empty.
-                while queued > 4 * self._max_rows or len(window) > 16 * self._max_rows:
-                    outcome = window.popleft()
-                    if isinstance(outcome, Request):
-                        queued -= outcome.config.num_return_sequences
-                    yield _outcome(outcome)
-            while window:
-                yield _outcome(window.popleft())
-        finally:
-            for request in window:
-                if isinstance(request, Request):
-                    request.cancel()
+    def _submit_stream(
+        self, prompt: Prompt, config: GenerationConfig | None, settings: dict[str, Any]
+    ) -> Request:
+        chosen = (config or self.defaults).override(settings)
+        if chosen.num_beams > 1:
+            raise SettingError(
+                f"a stream needs num_beams 1, not {chosen.num_beams}: which text is best shows "
+                "only when the search ends; use generate"
+            )
+        return self._submit(prompt, 0, chosen)
 
     def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
-        prompt_ids = self._encode(prompt)
+        prompt_ids = self._encode_prompt(prompt)
         for setting in ("suppress_tokens", "bad_words_ids"):
             ids = getattr(config, setting)
             largest = max((int(np.max(item)) for item in ids), default=0)
@@ -322,13 +331,18 @@ class GPT2Ja:
         self._worker.submit(request)
         return request
 
-    def _encode(self, prompt: Prompt) -> NDArray[np.int64]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif isinstance(prompt, list):
-            ids = prompt
-        else:
-            raise PromptError(f"a prompt must be a string, not {type(prompt).__name__}")
+    def _encode(self, text: Prompt) -> list[int]:
+        if isinstance(text, str):
+            return self.tokenizer.encode(text)
+        if not isinstance(text, list):
+            raise PromptError(f"a text must be a string or ids, not {type(text).__name__}")
+        size = self.manifest.shape.vocab_size
+        if not all(isinstance(token, int) and 0 <= token < size for token in text):
+            raise PromptError(f"token ids must be whole numbers from 0 to {size - 1}")
+        return text
+
+    def _encode_prompt(self, prompt: Prompt) -> NDArray[np.int64]:
+        ids = self._encode(prompt)
         shape = self.manifest.shape
         if not ids:
             raise PromptError("the prompt is empty; give at least one character")
@@ -336,10 +350,7 @@ class GPT2Ja:
             raise PromptError(
                 f"the prompt has {len(ids)} tokens, the context is {shape.context}; shorten it"
             )
-        array = np.asarray(ids, dtype=np.int64)
-        if array.min() < 0 or array.max() >= shape.vocab_size:
-            raise PromptError(f"the prompt has ids outside of 0..{shape.vocab_size - 1}")
-        return array
+        return np.asarray(ids, dtype=np.int64)
 
 
 def _iterate(request: Request) -> Iterator[Chunk]:

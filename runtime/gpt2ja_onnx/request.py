@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.beam_group import BeamGroup
     from gpt2ja_onnx.config import GenerationConfig
     from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.tokenizer import Tokenizer
@@ -64,33 +65,43 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of one sequence's text, in the order in which it was generated.
+    """What one token of a sequence brought, in the order in which it was generated.
 
-    The last chunk of a sequence has a `finish_reason`; its text may be empty.
+    Attributes:
+        text: The text that the token made certain; empty while a character is incomplete or a
+            stop string may have begun.
+        token_id: The token; -1 for a sequence that ends before its first one.
+        sequence_index: Position among the sequences of the prompt.
+        finish_reason: Of the last chunk of a sequence; None before.
     """
 
     text: str
+    token_id: int
     sequence_index: int
     finish_reason: FinishReason | None = None
 
 
 class Sequence:
-    """One sequence of a request while it is generated.
+    """One sequence of a request, or one beam of its search, while it is generated.
 
     Attributes:
         request: The request it belongs to.
-        index: Its position among the request's sequences.
+        index: Its position among the request's sequences or beams.
+        group: The beams that it is one of; None for a sequence of its own.
         state: What the sampler knows of it; `state.history` holds prompt and text.
         text: Its text so far.
         logprobs: One entry a generated token, where asked for.
         finish_reason: Why it ended; None before.
     """
 
-    __slots__ = ("_history", "finish_reason", "index", "logprobs", "request", "state", "text")
+    __slots__ = (
+        "_history", "finish_reason", "group", "index", "logprobs", "request", "state", "text",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, index: int) -> None:
+    def __init__(self, request: Request, index: int, group: BeamGroup | None = None) -> None:
         self.request = request
         self.index = index
+        self.group = group
         room = request.max_length
         self._history = np.zeros(room, dtype=np.int64)
         length = len(request.prompt_ids)
@@ -105,6 +116,11 @@ class Sequence:
         self.text = TextStream(request.tokenizer, request.config.stop)
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that must be free when it starts: its own, and those of the beams after it."""
+        return 1 if self.group is None else self.request.config.num_beams - self.index
 
     @property
     def length(self) -> int:
@@ -153,8 +169,9 @@ class Sequence:
 class Request:
     """A prompt with its settings: the handle that a caller holds and the engine works on.
 
-    Iterating gives the chunks of all its sequences as they come; `result` waits for the end;
-    `cancel` ends it. A request is made by `GPT2Ja.submit`.
+    Iterating gives the chunks of all its sequences as they come, those of a beam search at its
+    end; `result` waits for the end; `cancel` ends it. A request is made by
+    `GPT2Ja.submit`.
     """
 
     prompt: str
@@ -224,10 +241,9 @@ class Request:
 
     # --- for the engine ---
 
-    def deliver(self, sequence: Sequence, text: str) -> None:
-        """Hand out a sequence's new text, and the sequence when it has ended."""
-        if text or sequence.finish_reason is not None:
-            self._events.put(Chunk(text, sequence.index, sequence.finish_reason))
+    def deliver(self, sequence: Sequence, text: str, token_id: int = -1) -> None:
+        """Hand out what a token brought, and the sequence when it has ended."""
+        self._events.put(Chunk(text, token_id, sequence.index, sequence.finish_reason))
         if sequence.finish_reason is not None:
             self.results[sequence.index] = sequence.result()
             if self.done:

@@ -68,7 +68,10 @@ class SamplerState:
     @property
     def kept_at_most(self) -> int:
         """How many tokens can be kept, not counting ties; 0 means all."""
-        return self.config.top_k if self.config.do_sample else 1
+        config = self.config
+        if config.do_sample:
+            return max(config.top_k, config.min_tokens_to_keep) if config.top_k else 0
+        return 1 if config.num_beams == 1 else 2 * config.num_beams
 
 
 def choose(
@@ -90,15 +93,16 @@ def choose(
     changed = scores
     complete = scores.shape[1] == logits.shape[1]
     for row, state in enumerate(states):
-        if not state.changes_scores and _simple(state, scores[row], complete=complete):
-            together.append(row)
+        best = _best_candidates(scores[row], ids[row], state, complete=complete)
+        if best is None:
+            best = _best_of_all(logits[row], state)
+            chosen[row] = _choose_sorted(best[0][None], best[1][None], [state])[0]
             continue
-        if changed is scores and state.changes_scores:
-            changed, ids = scores.copy(), ids.copy()
-        if _enough(state, scores[row], ids[row], changed, row, complete=complete):
-            together.append(row)
-        else:
-            chosen[row] = _choose_from_all(logits[row], state)
+        together.append(row)
+        if state.changes_scores:
+            if changed is scores:
+                changed, ids = scores.copy(), ids.copy()
+            changed[row], ids[row] = best
     if together:
         everything = len(together) == len(states)
         rows = slice(None) if everything else np.array(together)
@@ -110,38 +114,48 @@ def choose(
     return chosen
 
 
-def _simple(state: SamplerState, scores: Floats, *, complete: bool) -> bool:
-    """Whether the candidates hold all that can be kept, when no score is changed."""
-    kept = state.kept_at_most
-    if complete:
-        return True
-    return 0 < kept < len(scores) and bool(scores[kept - 1] > scores[-1])
+def best_tokens(
+    scores: Floats, ids: Ids, logits: Floats, state: SamplerState
+) -> tuple[Floats, Ids]:
+    """The best tokens of one row after the settings that change single tokens' scores.
 
+    Args:
+        scores: Best scores, sorted downwards, shape (candidates,).
+        ids: Their token ids, shape (candidates,).
+        logits: All scores, shape (vocabulary,); read only when the candidates are not enough.
+        state: The sequence's settings and history.
 
-def _enough(
-    state: SamplerState, scores: Floats, ids: Ids, changed: Floats, row: int, *, complete: bool
-) -> bool:
-    """Apply the row's changes to its candidates; say whether they still hold all that is kept.
-
-    The changes must only lower scores; then no token outside of the candidates can rise above
-    the lowest raw score among them.
+    Returns:
+        Changed scores and their ids, sorted downwards, equal scores by rising id: at least the
+        `state.kept_at_most` best ones and those tied with the last of them.
     """
+    complete = len(scores) == len(logits)
+    best = _best_candidates(scores, ids, state, complete=complete)
+    return _best_of_all(logits, state) if best is None else best
+
+
+def _best_candidates(
+    scores: Floats, ids: Ids, state: SamplerState, *, complete: bool
+) -> tuple[Floats, Ids] | None:
+    """The candidates after the row's changes; None if a token outside of them could be kept."""
     kept = state.kept_at_most
-    if not state.changes_scores or state.config.repetition_penalty < 1:
-        return False
     if not complete and not 0 < kept < len(scores):
-        return False
-    lowered = scores.copy()
-    change_scores(lowered, ids, state)
-    order = np.lexsort((ids, -lowered))
-    lowered, sorted_ids = lowered[order], ids[order]
-    if not complete and not lowered[kept - 1] > scores[-1]:
-        return False
-    changed[row], ids[:] = lowered, sorted_ids
-    return True
+        return None
+    lowest = scores[-1]
+    if state.changes_scores:
+        # As long as changes only lower, no token outside can rise above the lowest raw candidate.
+        if state.config.repetition_penalty < 1 and not complete:
+            return None
+        scores = scores.copy()
+        change_scores(scores, ids, state)
+        order = np.lexsort((ids, -scores))
+        scores, ids = scores[order], ids[order]
+    if not complete and not scores[kept - 1] > lowest:
+        return None
+    return scores, ids
 
 
-def _choose_from_all(logits: Floats, state: SamplerState) -> int | GenerationError:
+def _best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
     scores = logits.copy()
     every = np.arange(len(scores), dtype=np.int64)
     change_scores(scores, every, state)
@@ -151,7 +165,7 @@ def _choose_from_all(logits: Floats, state: SamplerState) -> int | GenerationErr
         every = np.flatnonzero(scores >= edge)
         scores = scores[every]
     order = np.lexsort((every, -scores))
-    return _choose_sorted(scores[None, order], every[None, order], [state])[0]
+    return scores[order], every[order]
 
 
 def _choose_sorted(
@@ -248,12 +262,14 @@ def warp(scores: Floats, ids: Ids, configs: Sequence[GenerationConfig]) -> tuple
     temperature = np.array([c.temperature for c in configs], dtype=np.float32)[:, None]
     if (temperature != 1).any():
         scores = scores / temperature
-    top_k = np.array([c.top_k or scores.shape[1] for c in configs])
+    keep = np.array([c.min_tokens_to_keep for c in configs])
+    always = np.arange(scores.shape[1]) < keep[:, None]
+    top_k = np.maximum([c.top_k or scores.shape[1] for c in configs], keep)
     widest = min(int(top_k.max()), scores.shape[1])
     edge = np.take_along_axis(scores, np.minimum(top_k, scores.shape[1])[:, None] - 1, axis=1)
     while widest < scores.shape[1] and (scores[:, widest] >= edge[:, 0]).any():
         widest += 1
-    scores, ids = scores[:, :widest], ids[:, :widest]
+    scores, ids, always = scores[:, :widest], ids[:, :widest], always[:, :widest]
     scores = np.where(scores >= edge, scores, np.float32(-np.inf))
     tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != -np.inf)
     if tied.any():
@@ -265,21 +281,19 @@ def warp(scores: Floats, ids: Ids, configs: Sequence[GenerationConfig]) -> tuple
     if (top_p < 1).any():
         tail = np.cumsum(softmax(scores)[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
         outside = tail.astype(np.float32) <= (1 - top_p).astype(np.float32)[:, None]
-        outside[:, 0] = False
-        scores[outside & (top_p < 1)[:, None]] = -np.inf
+        scores[outside & ~always & (top_p < 1)[:, None]] = -np.inf
     min_p = np.array([c.min_p for c in configs], dtype=np.float32)
     if (min_p > 0).any():
         probabilities = softmax(scores)
         outside = probabilities < min_p[:, None] * probabilities[:, :1]
-        outside[:, 0] = False
-        scores[outside] = -np.inf
+        scores[outside & ~always] = -np.inf
     for row, config in enumerate(configs):
         if config.typical_p < 1:
-            _keep_typical(scores[row], config.typical_p)
+            _keep_typical(scores[row], config.typical_p, config.min_tokens_to_keep)
     return scores, ids
 
 
-def _keep_typical(scores: Floats, mass: float) -> None:
+def _keep_typical(scores: Floats, mass: float, keep: int) -> None:
     """Keep, in place, the tokens whose information is nearest to its expectation.
 
     Meister et al., 2022, "Locally Typical Sampling".
@@ -292,7 +306,7 @@ def _keep_typical(scores: Floats, mass: float) -> None:
     cumulative = np.cumsum(softmax(scores[None, order])[0], dtype=np.float64).astype(np.float32)
     last = min(int((cumulative < np.float32(mass)).sum()), len(scores) - 1)
     outside = distance > distance[order[last]]
-    outside[order[0]] = False
+    outside[order[:keep]] = False
     scores[outside] = -np.inf
 
 
@@ -320,6 +334,16 @@ def softmax(scores: Floats) -> Floats:
     return exponentials
 
 
+def log_normaliser(logits: Floats) -> float:
+    """The logarithm of the sum of exp(logits), which log-probabilities are less than scores by.
+
+    Args:
+        logits: Raw scores, shape (vocabulary,).
+    """
+    top = logits.max()
+    return float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+
+
 def log_probabilities(
     logits: Floats, chosen: int, ids: Ids, count: int
 ) -> tuple[float, list[tuple[int, float]]]:
@@ -331,7 +355,6 @@ def log_probabilities(
         ids: Candidates by falling score, shape (candidates,).
         count: How many best tokens to report; at most the number of candidates.
     """
-    top = logits.max()
-    total = float(top) + float(np.log(np.exp(logits - top, dtype=np.float64).sum()))
+    total = log_normaliser(logits)
     best = [(int(token), float(logits[token]) - total) for token in ids[:count]]
     return float(logits[chosen]) - total, best

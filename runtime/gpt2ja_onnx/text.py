@@ -27,6 +27,13 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
+    def fork(self) -> TextStream:
+        """A copy that goes on by itself."""
+        copy = TextStream(self._tokenizer, self._stop)
+        copy._spelled = [*self._spelled]
+        copy._held, copy.text, copy.stopped = self._held, self.text, self.stopped
+        return copy
+
     def push(self, token: int) -> str:
         """Take one more token and return the text that is certain now."""
         if self.stopped:

@@ -57,9 +57,12 @@ def test_a_missing_file(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(version=2), "has version 2, this release reads version 1"),
+        (lambda c: c.update(version=2), "has version 2, this release reads version 1; update"),
+        (lambda c: (c.clear(), c.update(format="gpt2ja-onnx", version=9)), "has version 9"),
         (lambda c: c.update(format="other"), "is not a manifest of this project"),
         (lambda c: c.pop("shape"), "cannot be read: KeyError"),
+        (lambda c: c.update(files=[]), "files must be an object"),
+        (lambda c: c.update(special_ids=None), "special_ids must be an object"),
         (lambda c: c["shape"].pop("heads"), "cannot be read: KeyError"),
         (lambda c: c.update(precision="fp8"), "precision must be one of"),
         (lambda c: c["shape"].update(heads=5), "the shape is impossible"),

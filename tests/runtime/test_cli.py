@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +55,19 @@ def test_jsonl_has_the_documented_fields(run: Any, bundle: Path) -> None:
     assert line["completion_tokens"] == len(line["token_ids"]) == len(line["logprobs"])
     assert line["seed"] == 1
     assert set(line["logprobs"][0]) == {"logprob", "best"}
+
+
+def test_beams_are_searched_the_same_way_twice(run: Any, bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('朝の\n{"prompt": "朝の", "num_beams": 4, "early_stopping": "never"}\n')
+    result = run("generate", "--input", prompts, "--model", bundle, "--format", "jsonl", "--greedy",
+                 "--num-beams", 4, "--length-penalty", 0.5, "--early-stopping", "never",
+                 "--num-return-sequences", 3)  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    assert [line["sequence_index"] for line in result.lines] == [0, 1, 2] * 2
+    ids = [line["token_ids"] for line in result.lines]
+    assert ids[:3] == ids[3:]
+    assert ids[0] != ids[1] != ids[2]
 
 
 def test_text_and_stream_are_prompt_and_continuation(run: Any, bundle: Path) -> None:
@@ -110,6 +124,13 @@ def test_a_file_of_prompts_reports_bad_lines_and_goes_on(
         (["generate", "--input", "nowhere.txt", "--model", "{bundle}"], 1, "nowhere.txt: cannot"),
         (["generate", "あ", "--output", "no/dir/x", "--model", "{bundle}"], 1, "no/dir/x: cannot"),
         (["generate", "", "--model", "{bundle}"], 1, "the prompt is empty"),
+        (["generate", "あ", "--num-beams", "33", "--model", "{bundle}"], 1, "num_beams is 33"),
+        (["generate", "あ", "--early-stopping", "ever"], 2, "'ever' is not one of"),
+        (
+            ["generate", "あ", "--num-beams", "2", "--stream", "--model", "{bundle}"],
+            1,
+            "a stream needs num_beams 1, not 2",
+        ),
         (["score"], 2, "give a TEXT"),
         (["inspect", "--model", "nowhere"], 1, "nowhere: no such bundle"),
         (["export", "a", "b", "c"], 2, "expected [CHECKPOINT] OUTPUT"),
@@ -134,7 +155,8 @@ def test_a_mistake_is_one_line_and_an_exit_code(
 def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.delitem(sys.modules, "gpt2ja_onnx.providers")
+    for module in ("gpt2ja_onnx.device", "gpt2ja_onnx.providers"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run("inspect", "--model", bundle)
     assert result.code == 1
@@ -155,12 +177,31 @@ def test_score(run: Any, bundle: Path) -> None:
 
 def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
     text = run("inspect", "--model", bundles["fp32"]).out
-    for word in ("fp32", "2 layers × 64", "fused attention", "max logit difference", "providers"):
-        assert word in text
+    lines = {line[:30].strip(): line[30:] for line in text.splitlines()}
+    assert lines["precision"] == "fp32, fused graph for cpu"
+    assert lines["model"] == "2 layers × 64, 2 heads"
+    assert lines["skip norm"] == "5"
+    assert lines["fused operators"] == "21"
+    assert lines["feed forward"] == "0.265 MB"
+    assert float(lines["max logit difference"]) <= 1e-4
+    assert lines["runs here on cpu"] == "yes"
+    assert lines["runs here on cuda"].startswith("no: the bundle is made for the CPU")
     content = json.loads(run("inspect", "--model", bundles["fp32"], "--format", "json").out)
     assert content["shape"]["layers"] == 2
+    assert content["weights"]["feed_forward"] == 2 * 4 * (2 * 64 * 256 + 256 + 64)
     assert content["verification"]["greedy_agreement"] == 1
-    assert "CPUExecutionProvider" in content["providers"]
+    assert content["obstacles"]["cpu"] is None
+    assert "made for the CPU" in content["obstacles"]["cuda"]
+
+
+def test_inspect_says_that_a_portable_bundle_is_for_other_tools(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(manifest | {"graph": "portable"}))
+    text = run("inspect", "--model", copy).out
+    assert text.count("no: a portable bundle is for other tools") == 2
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from gpt2ja_onnx.errors import SettingError
 def test_defaults_are_those_of_transformers() -> None:
     ours, theirs = GenerationConfig(), TransformersConfig()
     names = ("do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
-             "no_repeat_ngram_size", "num_return_sequences")  # fmt: skip
+             "no_repeat_ngram_size", "num_return_sequences", "num_beams", "length_penalty",
+             "early_stopping")  # fmt: skip
     assert {n: getattr(ours, n) for n in names} == {n: getattr(theirs, n) for n in names}
     assert ours.max_new_tokens == theirs.max_length
 
@@ -42,6 +43,14 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"bad_words_ids": [3]}, "bad_words_ids must be a list of lists"),
         ({"suppress_tokens": [-1]}, "suppress_tokens must be token ids"),
         ({"do_sample": 1}, "do_sample must be True or False"),
+        ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"length_penalty": math.nan}, "length_penalty must be at least -50 and at most 50"),
+        ({"early_stopping": 1}, 'early_stopping must be True, False or "never", not 1'),
+        ({"early_stopping": "ever"}, "not 'ever'"),
+        (
+            {"num_beams": 2, "num_return_sequences": 3},
+            r"num_return_sequences \(3\) must not be above num_beams \(2\)",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(settings: dict, message: str) -> None:

@@ -160,8 +160,8 @@ def test_the_commands_say_where_a_bundle_runs(
 
     assert run("inspect", "--model", cuda_bundle) == 0
     shown = capsys.readouterr().out
-    assert "runs on cpu here              yes" in shown
-    assert "runs on cuda here             no: there is no GPU" in shown
+    assert "runs here on cpu              yes" in shown
+    assert "runs here on cuda             no: there is no GPU" in shown
     assert run("inspect", "--model", cuda_bundle, "--format", "json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["obstacles"] == {"cpu": None, "cuda": "there is no GPU"}

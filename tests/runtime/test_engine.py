@@ -14,8 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gpt2ja_onnx import GenerationConfig
 from gpt2ja_onnx.bundle import ModelShape
 from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.errors import GenerationError, RequestTimeoutError
 from gpt2ja_onnx.request import Request
 
+CURSED = 11  # a prompt that begins with it has broken scores at every seventh position
 SHAPE = ModelShape(layers=1, width=8, heads=1, context=96, vocab_size=12, candidates=12)
 
 
@@ -42,6 +44,8 @@ class FakePlan:
             weights = np.arange(1, length + 1)
             best = int((seen * weights).sum()) % SHAPE.vocab_size
             self.logits[row, 0] = -np.abs(np.arange(SHAPE.vocab_size) - best)
+            if seen[0] == CURSED and length % 7 == 0:
+                self.logits[row, 0, 3] = np.nan
         order = np.lexsort((np.broadcast_to(np.arange(12), self.logits.shape), -self.logits))
         self.candidate_ids = order
         self.candidate_scores = np.take_along_axis(self.logits, order, axis=2)
@@ -68,6 +72,16 @@ def expected_ids(prompt: list[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
+def searched(prompt: list[int], **settings: Any) -> list[list[int]]:
+    """What the fake model's beams find when they are alone."""
+    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
+    request = make_request(prompt, **settings)
+    engine.add(request)
+    while not engine.idle:
+        engine.step()
+    return [result.token_ids for result in request.result()]
+
+
 def make_request(prompt: list[int], **settings: Any) -> Request:
     return Request(
         prompt="", prompt_index=0, prompt_ids=np.array(prompt, dtype=np.int64),
@@ -76,23 +90,40 @@ def make_request(prompt: list[int], **settings: Any) -> Request:
 
 
 class Scheduling(RuleBasedStateMachine):
-    """Rows belong to one request each, requests end once, and their tokens are their own."""
+    """Rows belong to one request each, requests end once, and their tokens are their own.
+
+    Requests finish, are cancelled, run out of time, fail by themselves, or fail with the engine.
+    """
 
     @initialize(rows=st.integers(1, 5), memory=st.sampled_from([None, 12_000]))
     def start(self, rows: int, memory: int | None) -> None:
         self.session = FakeSession()
         self.engine = Engine(self.session, max_rows=rows, max_memory=memory)  # type: ignore[arg-type]
         self.requests: list[Request] = []
+        self.searched: dict[int, list[list[int]]] = {}
 
     @rule(
-        prompt=st.lists(st.integers(0, 11), min_size=1, max_size=40),
-        shared=st.booleans(),
+        prompt=st.lists(st.integers(0, 10), min_size=1, max_size=40),
+        start=st.sampled_from([[], [CURSED], [1, 2, 3, 4] * 8]),
         new=st.integers(1, 70),
         sequences=st.integers(1, 4),
     )
-    def submit(self, prompt: list[int], shared: bool, new: int, sequences: int) -> None:
-        start = [1, 2, 3, 4] * 8 if shared else []
+    def submit(self, prompt: list[int], start: list[int], new: int, sequences: int) -> None:
         request = make_request(start + prompt, max_new_tokens=new, num_return_sequences=sequences)
+        self.requests.append(request)
+        self.engine.add(request)
+
+    @rule(
+        prompt=st.lists(st.integers(0, 10), min_size=1, max_size=40),
+        new=st.integers(1, 30),
+        beams=st.integers(2, 4),
+        draw=st.booleans(),
+    )
+    def search(self, prompt: list[int], new: int, beams: int, draw: bool) -> None:
+        settings = {"max_new_tokens": new, "num_beams": beams, "num_return_sequences": 2}
+        settings |= {"do_sample": draw, "seed": 1, "top_k": 0}
+        request = make_request(prompt, **settings)
+        self.searched[id(request)] = searched(prompt, **settings)
         self.requests.append(request)
         self.engine.add(request)
 
@@ -117,8 +148,6 @@ class Scheduling(RuleBasedStateMachine):
         try:
             self.engine.step()
         except MemoryError as error:
-            from gpt2ja_onnx.errors import GenerationError
-
             self.engine.fail_all(GenerationError(str(error)))
         self.session.broken = False
 
@@ -137,7 +166,10 @@ class Scheduling(RuleBasedStateMachine):
         live = {id(s.request) for s in running + waiting}
         for request in self.requests:
             assert request.done == (id(request) not in live)
-            for result in request.results.values():
+            for index, result in request.results.items():
+                if id(request) in self.searched:
+                    assert result.token_ids == self.searched[id(request)][index]
+                    continue
                 prompt = request.prompt_ids.tolist()
                 assert result.token_ids == expected_ids(prompt, len(result.token_ids))
 
@@ -156,6 +188,12 @@ class Scheduling(RuleBasedStateMachine):
             assert ends.count(None) == 1
             if request.error is None:
                 assert len(request.results) == request.config.num_return_sequences
+            first, last = len(request.prompt_ids), request.max_length
+            broken = request.prompt_ids[0] == CURSED and any(
+                length % 7 == 0 for length in range(first, last)
+            )
+            assert broken or "NaN" not in str(request.error)
+            assert not broken or request.error is not None
 
 
 TestScheduling = Scheduling.TestCase
@@ -194,3 +232,20 @@ def test_the_last_positions_of_the_context(length: int) -> None:
         engine.step()
     (result,) = request.result()
     assert (result.finish_reason, result.completion_tokens) == ("context", 96 - length)
+
+
+@pytest.mark.parametrize("settings", [{"num_return_sequences": 3}, {"num_beams": 3}])
+def test_a_request_that_runs_out_of_time_while_it_is_admitted(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    slow, other = make_request([1, 2], **settings), make_request([1, 2, 3])
+    # Three looks while it waits; the third sequence's turn comes when two have rows.
+    looks = iter([*[None] * 5, RequestTimeoutError("late")])
+    monkeypatch.setattr(Request, "overdue", lambda self: next(looks) if self is slow else None)
+    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
+    engine.add(slow)
+    engine.add(other)
+    while not engine.idle:
+        engine.step()
+    assert isinstance(slow.error, RequestTimeoutError)
+    assert other.result()[0].token_ids == expected_ids([1, 2, 3], 20)

@@ -10,9 +10,17 @@ import pytest
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.engine import Engine
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
-from tests.runtime.test_engine import SHAPE, FakePlan, FakeSession, expected_ids, make_request
+from tests.runtime.test_engine import (
+    CURSED,
+    SHAPE,
+    FakePlan,
+    FakeSession,
+    expected_ids,
+    make_request,
+    searched,
+)
 
-PROMPTS = [[i % 12, 3, (7 * i) % 12] for i in range(12)]
+PROMPTS = [[i % CURSED, 3, (7 * i) % 12] for i in range(12)]
 
 
 class SmallCache(KVCache):
@@ -107,6 +115,47 @@ def test_sequences_of_a_request_share_its_prompt_after_a_retreat() -> None:
     run(engine, [request])
     results = [result.token_ids for result in request.result()]
     assert results == [expected_ids([1, 2, 3], 4)] * 6
+
+
+BEAMS: dict[str, Any] = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 9}
+
+
+@pytest.mark.parametrize("limits", [{"cache_rows": 6}, {"prompt_rows": 2}])
+def test_the_beams_of_a_search_run_all_at_once_or_not_yet(limits: dict[str, int]) -> None:
+    requests = [
+        make_request(prompt, **(BEAMS if index % 3 == 2 else {"max_new_tokens": 5}))
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    run(small_engine(**limits), requests)
+    for index, (request, prompt) in enumerate(zip(requests, PROMPTS, strict=True)):
+        found = [result.token_ids for result in request.result()]
+        assert found == (searched(prompt, **BEAMS) if index % 3 == 2 else [expected_ids(prompt, 5)])
+
+
+def test_a_search_for_which_too_few_rows_are_left_fails_and_the_others_go_on() -> None:
+    engine = small_engine(decode_rows=3)
+    alone = [make_request(prompt, max_new_tokens=5) for prompt in PROMPTS[:6]]
+    search = make_request(PROMPTS[6], **BEAMS)
+    last = make_request(PROMPTS[7], max_new_tokens=5)
+    run(engine, [*alone, search, last])
+    with pytest.raises(GenerationError, match="num_beams is 4, but only 3 sequences run at once"):
+        search.result()
+    assert last.result()[0].token_ids == expected_ids(PROMPTS[7], 5)
+
+
+def test_without_memory_to_move_beams_their_search_fails_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def copy_rows(*_: Any) -> None:
+        raise OutOfMemoryError("the device is out of memory")
+
+    engine = small_engine()
+    monkeypatch.setattr(engine._cache, "copy_rows", copy_rows)
+    search, other = make_request(PROMPTS[0], **BEAMS), make_request(PROMPTS[1], max_new_tokens=9)
+    run(engine, [other, search])
+    with pytest.raises(GenerationError, match="there is no memory for the request"):
+        search.result()
+    assert other.result()[0].token_ids == expected_ids(PROMPTS[1], 9)
 
 
 def test_errors_that_are_no_lack_of_memory_are_not_caught() -> None:

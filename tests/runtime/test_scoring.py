@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2ja_onnx.errors import SettingError
+from gpt2ja_onnx.errors import PromptError, SettingError
 from tests.conftest import CONTEXT, SAMPLE
 from tests.tolerances import LOGPROB, assert_near
 
@@ -31,6 +31,15 @@ def windowed_logprob(model: GPT2LMHeadModel, ids: list[int], stride: int) -> flo
         if stop == len(ids):
             break
     return total
+
+
+def test_ids_score_as_their_text_does(fp32_model: GPT2Ja) -> None:
+    text = SAMPLE.read_text(encoding="utf-8").splitlines()[0]
+    by_text, by_ids = fp32_model.score([text, fp32_model.tokenizer.encode(text)])
+    assert by_ids.logprob == by_text.logprob
+    assert by_ids.text == ""
+    with pytest.raises(PromptError, match="whole numbers"):
+        fp32_model.score([[5, -1]])
 
 
 def test_scores_are_those_of_torch(fp32_model: GPT2Ja, torch_model: GPT2LMHeadModel) -> None:

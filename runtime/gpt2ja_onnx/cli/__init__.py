@@ -19,6 +19,7 @@ _COMMANDS = {
     "generate": ("gpt2ja_onnx.cli.generate", "cpu"),
     "score": ("gpt2ja_onnx.cli.score", "cpu"),
     "inspect": ("gpt2ja_onnx.cli.inspect", "cpu"),
+    "bench": ("gpt2ja_bench.cli", "bench"),
     "train": ("gpt2ja_train.cli", "train"),
 }
 _OURS = ("gpt2ja_onnx", "gpt2ja_export", "gpt2ja_train", "gpt2ja_bench")

@@ -49,7 +49,15 @@ if TYPE_CHECKING:
 @click.option("--repetition-penalty", type=float)
 @click.option("--no-repeat-ngram-size", type=int)
 @click.option("--num-return-sequences", type=int, help="Texts a prompt.")
-@click.option("--greedy", is_flag=True, help="Take the likeliest token instead of sampling.")
+@click.option("--greedy", is_flag=True, help="Take the likeliest tokens instead of sampling.")
+@click.option("--num-beams", type=int, help="Beam search; with --greedy nothing is drawn in it.")
+@click.option("--length-penalty", type=float, help="Above 0 favours long texts of a beam search.")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["true", "false", "never"]),
+    callback=lambda context, option, value: {"true": True, "false": False}.get(value, value),
+    help="When a beam search ends.",
+)
 @click.option("--seed", type=int, help="Makes the text repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
 @click.option("--logprobs", type=int, help="Report log-probabilities of the best N tokens.")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpt2ja_onnx.cli.common import to_json
 from gpt2ja_onnx.demo import demo_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gpt2ja_onnx.bundle import Manifest
 
 
 @click.command("inspect")
@@ -22,37 +27,48 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     """Say what a bundle is, where it came from, what its verification found, and where it runs."""
     from gpt2ja_onnx import bundle
     from gpt2ja_onnx.device import obstacles
-    from gpt2ja_onnx.providers import ort
 
     directory = demo_bundle() if model is None else model
     manifest = bundle.read_manifest(directory, verify_hashes=verify_hashes)
-    content: dict[str, Any] = asdict(manifest)
-    content["providers"] = ort.get_available_providers()
-    content["obstacles"] = obstacles(manifest)
+    places = obstacles(manifest)
     if format_ == "json":
-        click.echo(to_json(content))
+        click.echo(to_json(asdict(manifest) | {"obstacles": places}))
         return
-    size = sum(entry.size for entry in manifest.files.values())
-    shape = manifest.shape
-    lines: list[tuple[str, Any]] = [
-        ("bundle", directory),
-        ("source", f"{manifest.source.repository} {manifest.source.revision or ''}".strip()),
-        ("licence", manifest.source.licence or "not stated"),
-        ("model", f"{shape.layers} layers × {shape.width}, {shape.heads} heads"),
-        ("context", f"{shape.context} tokens, vocabulary {shape.vocab_size}"),
-        ("precision", f"{manifest.precision}, {manifest.graph} graph for {manifest.device}"),
-        ("size", f"{size / 1e6:.1f} MB in {len(manifest.files)} files"),
-    ]
-    lines += [(f"  {name}", f"{entry.size:,}") for name, entry in manifest.files.items()]
-    lines += [(f"  fused {name}", count) for name, count in manifest.fusions.items()]
-    lines += [(f"  {name}", value) for name, value in manifest.quantization.items()]
-    lines += [(f"  default {name}", v) for name, v in manifest.generation_defaults.items()]
-    lines += [("verified", "yes" if manifest.verification else "no")]
-    for name, value in manifest.verification.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else value
-        lines.append((f"  {name.replace('_', ' ')}", shown))
-    lines.append(("providers here", ", ".join(content["providers"])))
-    for name, obstacle in content["obstacles"].items():
-        lines.append((f"runs on {name} here", "yes" if obstacle is None else f"no: {obstacle}"))
-    for name, value in lines:
+    click.echo(f"{'bundle':<30}{directory}")
+    for name, value in _lines(manifest):
         click.echo(f"{name:<30}{value}")
+    for device, obstacle in places.items():
+        answer = "yes" if obstacle is None else f"no: {obstacle}"
+        click.echo(f"{f'runs here on {device}':<30}{answer}")
+
+
+def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:
+    """Names and values; those that belong to the line above are indented."""
+    shape, source = manifest.shape, manifest.source
+    yield "source", f"{source.repository} {source.revision or ''}".strip()
+    yield "  weights' SHA-256", source.weights_sha256
+    yield "licence", source.licence or "not stated"
+    yield "model", f"{shape.layers} layers × {shape.width}, {shape.heads} heads"
+    yield "context", f"{shape.context} tokens, vocabulary {shape.vocab_size}"
+    for name, value in manifest.generation_defaults.items():
+        yield f"  default {name}", value
+    yield "precision", f"{manifest.precision}, {manifest.graph} graph for {manifest.device}"
+    yield from _indented(manifest.quantization)
+    yield "size", _megabytes(sum(entry.size for entry in manifest.files.values()))
+    yield from _indented({name: _megabytes(e.size) for name, e in manifest.files.items()})
+    yield "weights", _megabytes(sum(manifest.weights.values()))
+    yield from _indented({name: _megabytes(size) for name, size in manifest.weights.items()})
+    yield "fused operators", sum(manifest.fusions.values())
+    yield from _indented(manifest.fusions)
+    yield "verified", "against PyTorch in fp32" if manifest.verification else "no"
+    yield from _indented(manifest.verification)
+
+
+def _indented(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else value
+        yield f"  {name.replace('_', ' ') if '.' not in name else name}", shown
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.3f} MB"

@@ -1,0 +1,143 @@
+"""report.json is read back as it was written, and what is no report is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpt2ja_bench import figures
+from gpt2ja_bench.report import Sample, read_report
+from gpt2ja_onnx.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gpt2ja_bench.report import Report, Workload
+
+
+def find_workload(report: Report, name: str) -> Workload:
+    return next(workload for workload in report.workloads if workload.id == name)
+
+
+def test_what_was_written_is_read(report_file: Path, noisy: Report) -> None:
+    assert read_report(report_file) == noisy
+
+
+def _without_machine(content: dict[str, Any]) -> None:
+    del content["machine"]
+
+
+def _of_unknown_engine(content: dict[str, Any]) -> None:
+    content["results"][0]["engine"] = "who"
+
+
+def _newer(content: dict[str, Any]) -> None:
+    content["version"] = 2
+
+
+def _with_text_for_samples(content: dict[str, Any]) -> None:
+    content["results"][0]["samples"] = "none"
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (_without_machine, "no whole report: 'machine'"),
+        (_of_unknown_engine, "no whole report: results of who"),
+        (_newer, "has report version 2, expected 1"),
+        (_with_text_for_samples, "no whole report"),
+    ],
+)
+def test_broken_reports(
+    report_file: Path, broken: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    content = json.loads(report_file.read_text())
+    broken(content)
+    report_file.write_text(json.dumps(content))
+    with pytest.raises(BenchmarkError, match=said) as caught:
+        read_report(report_file)
+    assert str(report_file) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\N{SNOWMAN}"])
+def test_files_that_are_no_report(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(BenchmarkError, match=r"report\.json"):
+        read_report(path)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"report\.json"):
+        read_report(path)
+    with pytest.raises(BenchmarkError, match="cannot be read"):
+        read_report(tmp_path / "missing.json")
+
+
+def test_ratios_are_of_the_same_round(exact: Report) -> None:
+    """A round in which the machine was twice as slow for both leaves the ratio as it is."""
+    ours = figures.find_result(exact, "ours-int8", "batch-8")
+    torch = figures.find_result(exact, "torch", "batch-8")
+    assert ours
+    assert torch
+    slow = [
+        dataclasses.replace(
+            result,
+            samples=(
+                *result.samples[:-1],
+                *(
+                    Sample(s.seconds * 2, s.first_token, tuple(2 * t for t in s.steps), s.tokens)
+                    for s in result.samples[-1:]
+                ),
+            ),
+        )
+        for result in (ours, torch)
+    ]
+    ratio = figures.ratio(slow[0], slow[1], "generate")
+    assert ratio
+    assert ratio.value == pytest.approx(92.0 / 9.1)
+    assert (ratio.low, ratio.high) == pytest.approx((ratio.value, ratio.value))
+
+
+def test_an_interval_holds_its_median_and_grows_with_the_noise(noisy: Report) -> None:
+    result = figures.find_result(noisy, "ours-int8", "batch-32")
+    assert result
+    ratio = figures.baseline_ratio(noisy, result)
+    assert ratio
+    assert ratio.low < ratio.value < ratio.high
+    assert 0.85 < ratio.value / (203 / 22.5) < 1.15
+
+
+def test_an_engine_without_steps_is_compared_by_whole_calls(exact: Report) -> None:
+    result = figures.find_result(exact, "optimum", "interactive")
+    torch = figures.find_result(exact, "torch", "interactive")
+    assert result
+    assert torch
+    assert figures.step_time(result) is None
+    ratio = figures.baseline_ratio(exact, result)
+    assert ratio
+    assert ratio.value == pytest.approx((52 + 95 * 36.1) / (38 + 95 * 21.0))
+
+
+@pytest.mark.parametrize(
+    ("engine", "workload", "milliseconds"),
+    [
+        ("ours-fp32", "interactive", 440 / 33),  # reading the weights
+        ("ours-fp32", "batch-32", 32 * 0.218 / 0.140),  # the arithmetic
+        ("ctranslate2-float32", "batch-32", 32 * 0.218 / 0.140),  # the same under another name
+        ("ours-int8", "batch-32", 112 / 33),  # integers are not held to the fp32 rate
+    ],
+)
+def test_floors(exact: Report, engine: str, workload: str, milliseconds: float) -> None:
+    entry = next(e for e in exact.engines if e.id == engine)
+    floor = figures.floor(exact.machine, entry, find_workload(exact, workload))
+    assert floor
+    assert floor * 1e3 == pytest.approx(milliseconds)
+
+
+def test_bits_of_a_weight_from_every_engines_own_words() -> None:
+    words = {"fp32": 32, "f32": 32, "bfloat16": 16, "int8_float32": 8, "q8_0": 8, "q4_k_m": 4}
+    assert {word: figures.bits(word) for word in words} == words
+    assert figures.bits("") is None
