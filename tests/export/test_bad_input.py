@@ -22,7 +22,7 @@ from gpt2ja_onnx.bundle import read_manifest
 from gpt2ja_onnx.errors import CheckpointError, ExportError, Gpt2jaError, HubError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FP32 = ExportSettings(precision="fp32", verify=False)
@@ -252,6 +252,15 @@ def test_a_full_disk(broken: Path, monkeypatch: pytest.MonkeyPatch, writes: str)
 # --- interrupts ---
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Children of a test run in the background would inherit that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("step", ["exporting", "verifying"])
 def test_an_interrupted_export_leaves_nothing(checkpoint: Path, tmp_path: Path, step: str) -> None:
     command = [sys.executable, "-m", "gpt2ja_onnx.cli", "export", str(checkpoint), "out"]
