@@ -11,27 +11,20 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gpt2ja_onnx.beam_group import BeamGroup
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.logits import joined
-from gpt2ja_onnx.request import Request, Sequence, TokenLogprobs
-from gpt2ja_onnx.sampler import choose, log_probabilities
+from gpt2ja_onnx.prefill import Prefill, longest_prefix
+from gpt2ja_onnx.request import Request, Sequence
+from gpt2ja_onnx.tokens import take_tokens
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from gpt2ja_onnx.beam import Move
     from gpt2ja_onnx.logits import Logits
+    from gpt2ja_onnx.sampler import Floats, Ids
     from gpt2ja_onnx.session import Plan, Session
 
-# Tokens, padding included, that one prefill call computes at most.
-_PREFILL_TOKENS = 2048
-# A prefix is shared when it saves at least this many tokens.
-_SHORTEST_SHARED_PREFIX = 16
-_BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
 
@@ -63,6 +56,7 @@ class Engine:
         self.max_rows = max_rows
         self._max_memory = max_memory
         self._cache = KVCache(session.shape) if cache is None else cache
+        self._prefill = Prefill(session, self._cache)
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
         self._full = False  # the device has no memory for one more, until one ends
@@ -157,18 +151,16 @@ class Engine:
                     raise
                 self._full = True
                 break
-            donor, shared = self._longest_prefix(sequence)
-            if donor is not None:  # it may be a fresh one; and fresh rows must stay consecutive
-                self._prefill(fresh)
+            prefix = longest_prefix(sequence, self.running)
+            if prefix is not None:  # may be a fresh one's; and fresh rows must stay consecutive
+                self._prefill.compute(fresh, row - len(fresh))
                 fresh = []
             self.running.append(self.waiting.popleft())
-            if donor is None:
+            if prefix is None:
                 fresh.append(sequence)
-                continue
-            self._cache.copy(self.running.index(donor), row, shared)
-            if sequence.request.first_choice is None or shared < sequence.length:
-                self._prefill_rest(sequence, row, shared)
-        self._prefill(fresh)
+            else:
+                self._prefill.compute_behind(prefix, sequence, row)
+        self._prefill.compute(fresh, len(self.running) - len(fresh))
 
     def _start(self) -> None:
         """Generate the first token of the sequences whose prompts have been computed."""
@@ -202,27 +194,6 @@ class Engine:
             rows = min(self.max_rows, max(rows, 2 * self._cache.rows))
         if self._cache.reserve(rows, positions, len(self.running)):
             self._decode_plans.clear()
-
-    def _longest_prefix(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """The running sequence whose cached tokens begin most like `sequence`'s prompt.
-
-        A shared prefix ends two tokens before the prompt does: the kernels compute several new
-        tokens on top of cached ones to the same bits as all at once, but not a single one. Only
-        sequences of the same request share the whole prompt, with the scores that it gave.
-        """
-        prompt = sequence.request.prompt_ids
-        best: tuple[Sequence | None, int] = (None, 0)
-        for other in self.running:
-            if other.request is sequence.request:
-                return other, len(prompt)
-            end = min(len(prompt) - 2, other.state.prompt_length)
-            if end <= max(best[1], _SHORTEST_SHARED_PREFIX - 1):
-                continue
-            differs = np.flatnonzero(prompt[:end] != other.state.history[:end])
-            shared = int(differs[0]) if len(differs) else end
-            if shared >= max(_SHORTEST_SHARED_PREFIX, best[1] + 1):
-                best = (other, shared)
-        return best
 
     # --- out of memory ---
 
@@ -258,44 +229,6 @@ class Engine:
         self._decode_plans.clear()
         self._release_ended()
 
-    # --- prompts ---
-
-    def _prefill(self, sequences: list[Sequence]) -> None:
-        """Compute the whole prompts of sequences in consecutive rows, some rows a call."""
-        while sequences:
-            count, longest = 0, 0
-            while count < len(sequences):
-                widened = max(longest, sequences[count].length)
-                if count and widened * (count + 1) > _PREFILL_TOKENS:
-                    break
-                count, longest = count + 1, widened
-            group, sequences = sequences[:count], sequences[count:]
-            first_row = self.running.index(group[0])
-            # A row of one token alone would be computed by the kernel for decoding.
-            width = max(longest, 2)
-            plan = self._session.plan(
-                count, width, 1, self._cache.slices(first_row, first_row + count)
-            )
-            plan.position_ids[:] = np.arange(width)
-            for row, sequence in enumerate(group):
-                plan.input_ids[row, : sequence.length] = sequence.state.history
-                plan.lengths[row] = sequence.length
-                plan.logit_positions[row, 0] = sequence.length - 1
-            plan.run()
-            for row, sequence in enumerate(group):
-                _keep_first_choice(sequence.request, plan, row)
-
-    def _prefill_rest(self, sequence: Sequence, row: int, shared: int) -> None:
-        """Compute a prompt's tokens behind a prefix that the row has already."""
-        rest = sequence.state.history[shared:]
-        plan = self._session.plan(1, len(rest), 1, self._cache.slices(row, row + 1))
-        plan.input_ids[0] = rest
-        plan.position_ids[0] = np.arange(shared, sequence.length)
-        plan.lengths[0] = sequence.length
-        plan.logit_positions[0, 0] = len(rest) - 1
-        plan.run()
-        _keep_first_choice(sequence.request, plan, 0)
-
     # --- decoding ---
 
     def _decode(self) -> None:
@@ -315,60 +248,13 @@ class Engine:
         )
         self._release_ended()
 
-    def _take(
-        self,
-        sequences: list[Sequence],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        logits: Logits,
-    ) -> None:
-        """Choose a token for each sequence and hand out what came of it."""
-        # One sum a row finds every NaN and infinity at the price of one pass; logits on a device
-        # were summed there, and the candidates tell.
-        summed = logits if isinstance(logits, np.ndarray) else scores
-        finite = np.isfinite(np.add.reduce(summed, axis=1))
-        if any(sequence.group is not None for sequence in sequences):
-            self._take_beams(sequences, finite, scores, ids, logits)
-            alone = [row for row, sequence in enumerate(sequences) if sequence.group is None]
-            if not alone:
-                return
-            sequences = [sequences[row] for row in alone]
-            finite, scores, ids, logits = finite[alone], scores[alone], ids[alone], logits[alone]
-        tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if not finite[row]:
-                token = GenerationError(_BROKEN_SCORES)
-            if isinstance(token, GenerationError):
-                sequence.request.fail(token)
-                continue
-            if (count := sequence.request.config.logprobs) is not None:
-                entry = log_probabilities(logits[row], token, ids[row], count)
-                sequence.logprobs.append(TokenLogprobs(*entry))
-            sequence.request.deliver(sequence, sequence.append(token), token)
-
-    def _take_beams(
-        self,
-        sequences: list[Sequence],
-        finite: NDArray[np.bool_],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        logits: Logits,
-    ) -> None:
-        """Take a step of each beam search among the sequences, and move its rows accordingly."""
-        groups: dict[BeamGroup, list[int]] = {}
-        for row, sequence in enumerate(sequences):
-            if sequence.group is not None:
-                groups.setdefault(sequence.group, []).append(row)
-        for group, rows in groups.items():
-            if not finite[rows].all():
-                sequences[rows[0]].request.fail(GenerationError(_BROKEN_SCORES))
-                continue
-            rows.sort(key=lambda row: sequences[row].index)
-            moves = group.advance(scores[rows], ids[rows], logits[rows])
+    def _take(self, sequences: list[Sequence], scores: Floats, ids: Ids, logits: Logits) -> None:
+        """Take a token for each sequence, and move the rows of beams accordingly."""
+        for group, moves in take_tokens(sequences, scores, ids, logits):
             try:
                 self._move_beams(group, moves)
             except OutOfMemoryError as error:  # its rows are of no use now
-                sequences[rows[0]].request.fail(_no_memory(error))
+                group.sequences[0].request.fail(_no_memory(error))
 
     def _move_beams(self, group: BeamGroup, moves: list[Move]) -> None:
         """Copy the rows of beams that go on from another beam's text, some at once."""
@@ -404,12 +290,3 @@ def _no_memory(error: OutOfMemoryError) -> GenerationError:
     failure = GenerationError(f"there is no memory for the request: {error}")
     failure.__cause__ = error
     return failure
-
-
-def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:
-    """Keep the scores that follow a prompt, for all sequences of its request."""
-    request.first_choice = (
-        plan.candidate_scores[row].copy(),
-        plan.candidate_ids[row].copy(),
-        plan.logits[row].copy(),
-    )
