@@ -48,8 +48,17 @@ class KVCache:
         position = 2 * shape.layers * shape.width * shape.cache_itemsize
         return rows * self._rounded(positions) * position
 
-    def reserve(self, rows: int, positions: int, used_rows: int) -> bool:
+    def reserve(
+        self, rows: int, positions: int, used_rows: int, max_bytes: int | None = None
+    ) -> bool:
         """Make room for `rows` rows of `positions` positions; keep the first `used_rows`.
+
+        Args:
+            rows: Rows that are needed.
+            positions: Positions a row that are needed, by the rows that are kept too.
+            used_rows: Rows to keep.
+            max_bytes: Give back rows and positions that are no longer needed before the buffer
+                grows beyond this; None keeps what it has.
 
         Returns:
             Whether the buffer moved, so that what was bound to it must be bound again.
@@ -58,10 +67,12 @@ class KVCache:
             OutOfMemoryError: The device has no room for it; the cache is as it was, or empty if
                 no row was used.
         """
-        capacity = max(self.capacity, self._rounded(positions))
-        if rows <= self.rows and capacity == self.capacity:
+        if rows <= self.rows and self._rounded(positions) <= self.capacity:
             return False
-        self._resize(max(rows, self.rows), capacity, used_rows)
+        wider, longer = max(rows, self.rows), max(positions, self.capacity)
+        if max_bytes is None or self.bytes_needed(wider, longer) <= max_bytes:
+            rows, positions = wider, longer
+        self._resize(rows, self._rounded(positions), used_rows)
         return True
 
     def clear(self) -> None:
@@ -101,9 +112,10 @@ class KVCache:
         return [layer[start:stop] for layer in self.buffer]
 
     def _resize(self, rows: int, capacity: int, used_rows: int) -> None:
-        grown = self._allocate(rows, capacity)
-        grown[:, :used_rows, :, : self.capacity] = self.buffer[:, :used_rows]
-        self.buffer = grown
+        resized = self._allocate(rows, capacity)
+        kept = min(capacity, self.capacity)
+        resized[:, :used_rows, :, :kept] = self.buffer[:, :used_rows, :, :kept]
+        self.buffer = resized
 
     def _rounded(self, positions: int) -> int:
         return min(-(-positions // GRAIN) * GRAIN, self._shape.context)

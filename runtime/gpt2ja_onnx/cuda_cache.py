@@ -126,16 +126,16 @@ class CudaCache(KVCache):
             )
         blocks = self._table(bucket(rows), capacity)
         buffer = self._memory.empty(words)
-        grown = self._view(buffer, blocks.size)
+        resized = self._view(buffer, blocks.size)
         # What was never written may be no number, and no number times zero is no number.
         zeros = self._memory.upload(np.zeros(self._words, dtype=np.int64))
         everything = blocks.reshape(-1, 1)
-        self._mover.move(self._view(zeros, 1), grown, np.zeros_like(everything), everything)
+        self._mover.move(self._view(zeros, 1), resized, np.zeros_like(everything), everything)
         if used_rows:
-            old = self._blocks[:, :used_rows]
-            new = blocks[:, :used_rows, :, : old.shape[3]]
+            kept = min(blocks.shape[3], self._blocks.shape[3])
+            old, new = (table[:, :used_rows, :, :kept] for table in (self._blocks, blocks))
             source = self._view(self.storage, self._blocks.size)
-            self._mover.move(source, grown, old.reshape(-1, 1), new.reshape(-1, 1))
+            self._mover.move(source, resized, old.reshape(-1, 1), new.reshape(-1, 1))
         self._use(buffer, blocks)
 
     def _use(self, buffer: Any, blocks: NDArray[np.int64]) -> None:

@@ -145,7 +145,7 @@ class Engine:
                 continue
             row = len(self.running)
             try:
-                self._reserve(row + sequence.rows, sequence.request.max_length)
+                self._reserve(row + sequence.rows, self._positions(sequence))
             except OutOfMemoryError:
                 if not self.running:
                     raise
@@ -180,8 +180,11 @@ class Engine:
             return False
         if self._max_memory is None:
             return True
-        positions = max(s.request.max_length for s in [sequence, *self.running])
-        return self._cache.bytes_needed(rows, positions) <= self._max_memory
+        return self._cache.bytes_needed(rows, self._positions(sequence)) <= self._max_memory
+
+    def _positions(self, sequence: Sequence) -> int:
+        """Positions a row that the running sequences need, and `sequence` beside them."""
+        return max(s.request.max_length for s in [sequence, *self.running])
 
     def _too_many_beams(self, beams: int) -> GenerationError:
         return GenerationError(
@@ -192,7 +195,7 @@ class Engine:
     def _reserve(self, rows: int, positions: int) -> None:
         if rows > self._cache.rows and self._max_memory is None:
             rows = min(self.max_rows, max(rows, 2 * self._cache.rows))
-        if self._cache.reserve(rows, positions, len(self.running)):
+        if self._cache.reserve(rows, positions, len(self.running), self._max_memory):
             self._decode_plans.clear()
 
     # --- out of memory ---

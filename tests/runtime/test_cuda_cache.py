@@ -122,6 +122,19 @@ def test_the_budget_counts_whole_buckets(session: TestedSession) -> None:
     assert cache.bytes_needed(5, 70) == read(cache).nbytes
 
 
+def test_under_a_budget_positions_go_back_where_rows_are_needed(session: TestedSession) -> None:
+    cache, twin = session.new_cache(), KVCache(session.shape)
+    for each in (cache, twin):
+        each.reserve(2, 128, 0)
+    fill(cache, twin, 3)
+    budget = cache.bytes_needed(4, 64)
+    for each in (cache, twin):
+        each.reserve(3, 60, 2, budget)
+        assert each.capacity == 64
+    assert read(cache).nbytes == budget
+    np.testing.assert_array_equal(read(cache)[:, :2], twin.buffer[:, :2])
+
+
 def test_without_room_the_cache_stays_as_it_was(
     session: TestedSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
