@@ -1,11 +1,14 @@
 # The two commands of this project are `make demo` and `make test`; both make their own environment.
+# `make gpu-check` is for a machine with an NVIDIA GPU.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+GPU_VENV ?= .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.installed
 
-.PHONY: demo test lint types unit wheel readme-figures export-table clean
+.PHONY: demo test lint types unit wheel gpu-check readme-figures export-table clean
 
 demo: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.demo
@@ -32,6 +35,19 @@ wheel: $(STAMP)
 		"gpt2ja-onnx[cpu] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	cd build/wheel && env/bin/python $(CURDIR)/tests/check_wheel.py
 
+# Every test that needs a GPU, and the benchmark's report of it. The two builds of onnxruntime
+# exclude each other, so this has an environment of its own.
+gpu-check: $(GPU_STAMP)
+	$(GPU_VENV)/bin/python -c 'from gpt2ja_onnx.device import cuda_problem as p; exit(p())'
+	$(GPU_VENV)/bin/pytest -m gpu
+	$(GPU_VENV)/bin/gpt2ja-onnx bench --device cuda --output benchmarks/results/cuda
+
+$(GPU_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
+		--editable ".[gpu,export,train,bench,dev]"
+	touch $@
+
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
 readme-figures: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.readme
@@ -46,4 +62,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(GPU_VENV) build dist

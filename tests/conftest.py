@@ -11,16 +11,25 @@ import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.device import cuda_problem
 from gpt2ja_train import TokenizerSettings, train_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from transformers import GPT2LMHeadModel
 
 SAMPLE = Path(__file__).parents[1] / "export" / "gpt2ja_export" / "sample.txt"
 VOCABULARY = 384
 CONTEXT = 128
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped without one, and say what is missing."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (problem := cuda_problem()) is not None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=problem))
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +111,16 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         settings = ExportSettings(precision=precision, verify=precision == "fp32")
         export_bundle(str(checkpoint), directory / precision, settings)
     return {path.name: path for path in directory.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def cuda_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for cuda of the tiny model, in fp16."""
+    output = tmp_path_factory.mktemp("cuda") / "fp16"
+    # The limits are about trained weights; random ones lose more.
+    settings = ExportSettings(precision="fp16", device="cuda", verify=False)
+    export_bundle(str(checkpoint), output, settings)
+    return output
 
 
 @pytest.fixture(scope="session", params=["fp32", "int8"])

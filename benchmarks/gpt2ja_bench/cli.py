@@ -22,7 +22,7 @@ from gpt2ja_onnx.threads import available_threads
 if TYPE_CHECKING:
     from gpt2ja_bench.engines.spec import EngineSpec
 
-_QUICK = (BASELINE, "ctranslate2-int8", "llama.cpp-q8_0", "ours-int8")
+_QUICK = (BASELINE, "ctranslate2-int8", "llama.cpp-q8_0", "ours-int8", "ours-fp16")
 
 
 @click.group("bench", invoke_without_command=True)

@@ -20,12 +20,16 @@ from gpt2ja_onnx.errors import ExportError
 _GELU_CUBIC = 0.044715  # the tanh form of GELU: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
 
 
-def fuse(model: ir.Model, shape: bundle.ModelShape) -> dict[str, int]:
+def fuse(
+    model: ir.Model, shape: bundle.ModelShape, device: bundle.Device = "cpu"
+) -> dict[str, int]:
     """Rewrite Optimum's graph `model` in place to the fused graph of `gpt2ja_onnx.bundle`.
 
     Args:
         model: As `gpt2ja_export.plain.export_plain` writes it, in fp32.
         shape: Sizes of the model; they say how often each rewrite must happen.
+        device: What the graph is for. One for cuda has only nodes that the CUDA provider runs
+            and that a captured graph replays, and tells by sums whether its logits are finite.
 
     Returns:
         How often each rewrite was made.
@@ -35,7 +39,7 @@ def fuse(model: ir.Model, shape: bundle.ModelShape) -> dict[str, int]:
     """
     common.IdentityEliminationPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    fusion = _Fusion(model, shape)
+    fusion = _Fusion(model, shape, device)
     fusion.run()
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
@@ -48,9 +52,10 @@ def fuse(model: ir.Model, shape: bundle.ModelShape) -> dict[str, int]:
 class _Fusion(GraphEditor):
     """One graph being rewritten."""
 
-    def __init__(self, model: ir.Model, shape: bundle.ModelShape) -> None:
+    def __init__(self, model: ir.Model, shape: bundle.ModelShape, device: bundle.Device) -> None:
         super().__init__(model.graph)
         self.shape = shape
+        self.device = device
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -72,6 +77,8 @@ class _Fusion(GraphEditor):
         self._attach_head()
         self._expect("head", 1)
         self._add_candidates()
+        if self.device == "cuda":
+            self._add_sums()
 
     def _expect(self, name: str, count: int) -> None:
         if self.counts[name] != count:
@@ -205,19 +212,32 @@ class _Fusion(GraphEditor):
             for node in self.nodes("SkipLayerNormalization")
             if ancestor(node.inputs[0], "GroupQueryAttention") is attention
         )
-        axes = self.store("gather_axes", np.array([2], dtype=np.int64))
-        indices = self.insert(attention, "Unsqueeze", [self.positions, axes])
+        gather = self._gather_flat if self.device == "cuda" else self._gather_by_row
         for value in (attention.outputs[0], norm.inputs[1]):
             assert value is not None
             users = [
                 usage for usage in value.uses() if order[id(usage.node)] > order[id(attention)]
             ]
-            gathered = self.insert(
-                users[0].node, "GatherND", [value, indices], [ir.AttrInt64("batch_dims", 1)]
-            )
+            gathered = gather(users[0].node, value)
             for node, index in users:
                 node.replace_input_with(index, gathered)
         self.counts["positions"] += 1
+
+    def _gather_by_row(self, before: ir.Node, value: ir.Value) -> ir.Value:
+        axes = self.store("gather_axes", np.array([2], dtype=np.int64))
+        indices = self.insert(before, "Unsqueeze", [self.positions, axes])
+        batched = [ir.AttrInt64("batch_dims", 1)]
+        return self.insert(before, "GatherND", [value, indices], batched)
+
+    def _gather_flat(self, before: ir.Node, value: ir.Value) -> ir.Value:
+        """The same from the tokens of all rows in one line.
+
+        CUDA's GatherND copies sizes from the stack of its caller, which a captured graph would
+        read again when they are long gone (onnxruntime's pull request 32120).
+        """
+        dims = self.store("gather_dims", np.array([-1, self.shape.width], dtype=np.int64))
+        flat = self.insert(before, "Reshape", [value, dims])
+        return self.insert(before, "Gather", [flat, self.positions])
 
     def _attach_head(self) -> None:
         """The head on the last norm's own shape, over the embedding as it is stored if tied."""
@@ -260,6 +280,19 @@ class _Fusion(GraphEditor):
             output.name, output.type, output.shape = name, ir.TensorType(kind), dims
         self.graph.outputs[1:1] = list(node.outputs)
         self.counts["candidates"] += 1
+
+    def _add_sums(self) -> None:
+        """The sum of each position's logits: as finite as they are, and cheaper to read."""
+        axes = self.store("sum_axes", np.array([2], dtype=np.int64))
+        node = ir.Node(
+            "", "ReduceSum", [self.output(bundle.LOGITS), axes], [ir.AttrInt64("keepdims", 0)]
+        )
+        self.graph.append(node)
+        output = node.outputs[0]
+        output.name, output.type = bundle.LOGIT_SUMS, ir.TensorType(ir.DataType.FLOAT)
+        output.shape = ir.Shape(["rows", "positions"])
+        self.graph.outputs.append(output)
+        self.counts["sums"] += 1
 
     # --- looking around ---
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,9 +15,9 @@ from gpt2ja_export.companions import write_generation_config, write_tokenizer
 from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
 from gpt2ja_onnx import bundle
+from gpt2ja_onnx.device import cuda_problem, obstacles, open_session
 from gpt2ja_onnx.errors import ExportError, OutputError
 from gpt2ja_onnx.files import atomic_directory, check_output_directory
-from gpt2ja_onnx.session import Session
 from gpt2ja_onnx.threads import available_threads
 from gpt2ja_onnx.tokenizer import Tokenizer
 
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
-_TOOLS = ("gpt2ja-onnx", "onnx", "onnx-ir", "onnxruntime", "optimum-onnx", "torch", "transformers")
+_TOOLS = (
+    "gpt2ja-onnx",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "optimum-onnx",
+    "torch",
+    "transformers",
+)
+_CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
 _HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
@@ -64,11 +75,13 @@ class ExportSettings:
     eval_text: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.device == "cuda" and self.precision != "fp16":
+        if self.device == "cuda" and self.precision not in ("fp16", "bf16"):
             raise ExportError(
-                f"--device cuda runs fp16, not {self.precision}; the CPU runs fp32, fp16, int8 "
-                "and int4"
+                f"--device cuda runs fp16 and bf16, not {self.precision}; the CPU runs fp32, fp16, "
+                "int8 and int4"
             )
+        if self.device == "cpu" and self.precision == "bf16":
+            raise ExportError("bf16 runs on CUDA only; add --device cuda, or choose fp16")
         if self.graph == "portable" and self.precision != "fp32":
             raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
 
@@ -103,10 +116,13 @@ def export_bundle(
     Raises:
         CheckpointError: The checkpoint cannot be used.
         HubError: The hub cannot be reached.
-        ExportError: A rewrite did not happen, or a figure is over its limit.
+        ExportError: A rewrite did not happen, a figure is over its limit, or verifying needs a
+            GPU that is not there.
         OutputError: `output` exists, holds the checkpoint, or cannot be written.
     """
     check_output_directory(output, force=force)
+    if settings.verify and settings.precision == "bf16" and (problem := cuda_problem()) is not None:
+        raise ExportError(f"bf16 cannot be verified here; add --no-verify, or mend this: {problem}")
     text = _read_text(settings.eval_text)
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
@@ -135,7 +151,7 @@ def export_bundle(
             source=checkpoint.source,
             fusions=fusions,
             weights=weights_by_part(directory / bundle.MODEL_FILE),
-            tools={name: version(name) for name in _TOOLS},
+            tools=_tool_versions(),
             verification=figures,
         )
         if settings.verify:
@@ -146,6 +162,14 @@ def export_bundle(
         report("hashing")
         bundle.write_manifest(directory, manifest)
     return manifest
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for name in _TOOLS:
+        with contextlib.suppress(PackageNotFoundError):  # one build of onnxruntime is there
+            versions[name] = version(name)
+    return versions
 
 
 def _read_text(path: Path | None) -> str:
@@ -168,6 +192,7 @@ def _write_fused(
     from onnx_ir.passes import common
 
     from gpt2ja_export.fuse import fuse
+    from gpt2ja_export.moves import moves_graph
     from gpt2ja_export.plain import export_plain
     from gpt2ja_export.quantize import quantize
 
@@ -176,7 +201,7 @@ def _write_fused(
         export_plain(model, Path(plain))
         graph: ir.Model = ir.load(Path(plain) / "model.onnx")
         report("fusing")
-        fusions = fuse(graph, shape)
+        fusions = fuse(graph, shape, settings.device)
         report("converting")
         quantization = quantize(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
@@ -189,6 +214,8 @@ def _write_fused(
             external_data=f"{bundle.MODEL_FILE}.data",
             size_threshold_bytes=_INLINE_BYTES,
         )
+    if settings.device == "cuda":
+        ir.save(moves_graph(), directory / bundle.CACHE_FILE)
     return fusions, quantization
 
 
@@ -214,7 +241,7 @@ def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelS
         context=config["n_positions"],
         vocab_size=config["vocab_size"],
         candidates=min(CANDIDATES, config["vocab_size"]),
-        cache_dtype="float16" if precision == "fp16" else "float32",
+        cache_dtype=_CACHE_TYPES.get(precision, "float32"),
     )
 
 
@@ -236,5 +263,6 @@ def _verify(
 
         session: Any = PortableSession(directory, manifest, threads=available_threads())
     else:
-        session = Session(directory, manifest, threads=available_threads())
+        device: bundle.Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
+        session = open_session(directory, manifest, threads=available_threads(), device=device)
     return verify(session, reference, ids)

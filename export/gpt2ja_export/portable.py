@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2ja_onnx import bundle
+from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.providers import ort
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class PortableSession:
             str(directory / bundle.MODEL_FILE), options, providers=["CPUExecutionProvider"]
         )
         self.shape = manifest.shape
+
+    def new_cache(self) -> KVCache:
+        """An empty cache, as that of `gpt2ja_onnx.session.Session`."""
+        return KVCache(self.shape)
 
     def plan(
         self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]

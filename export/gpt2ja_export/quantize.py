@@ -1,4 +1,4 @@
-"""The fused fp32 graph to the other precisions: int8, int4 and fp16."""
+"""The fused fp32 graph to the other precisions: int8, int4, fp16 and bf16."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def quantize(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[s
     """
     if precision == "fp32":
         return {}
-    if precision == "fp16":
-        _to_fp16(model)
-        return {"kept_in_fp32": ["norm scales and biases", "positions", "logits"]}
+    if precision in ("fp16", "bf16"):
+        _to_half(model, ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.BFLOAT16)
+        return {"kept_in_fp32": ["logits"]}
     quantizer = _Quantizer(model, shape)
     quantizer.quantize_head()
     if precision == "int8":
@@ -271,22 +271,24 @@ def _best_range(
     return best_scale, best_zero
 
 
-def _to_fp16(model: ir.Model) -> None:
-    """Weights, activations and cache in fp16; what feeds the logits' choice stays fp32."""
+def _to_half(model: ir.Model, kind: ir.DataType) -> None:
+    """Weights, activations and cache in 16 bits; what feeds the logits' choice stays fp32."""
     graph = model.graph
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
             continue
         array = tensor.numpy()
-        if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            raise ExportError(f"the weight {value.name} does not fit fp16")
-        value.const_value = ir.tensor(array.astype(np.float16), name=value.name)
-        value.type = ir.TensorType(ir.DataType.FLOAT16)
+        with np.errstate(over="ignore"):
+            halved = array.astype(kind.numpy())
+        if not np.isfinite(halved).all():
+            raise ExportError(f"the weight {value.name} does not fit {kind.name.lower()}")
+        value.const_value = ir.tensor(halved, name=value.name)
+        value.type = ir.TensorType(kind)
     caches = [*graph.inputs, *graph.outputs]
     for value in caches:
         if value.name is not None and value.name.startswith(("past.", "present.")):
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
+            value.type = ir.TensorType(kind)
     editor = GraphEditor(graph)
     logits = editor.output(bundle.LOGITS)
     cast = ir.Node("", "Cast", [None], [ir.AttrInt64("to", ir.DataType.FLOAT.value)])
@@ -295,4 +297,4 @@ def _to_fp16(model: ir.Model) -> None:
     graph.insert_after(producer, cast)
     editor.replace(logits, cast.outputs[0])
     cast.replace_input_with(0, logits)
-    logits.type = ir.TensorType(ir.DataType.FLOAT16)
+    logits.type = ir.TensorType(kind)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class Limits:
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(1e-4, 0.01, same_greedy=True),
     "fp16": Limits(math.inf, 0.1, same_greedy=False),
+    "bf16": Limits(math.inf, 0.5, same_greedy=False),
     "int8": Limits(math.inf, 0.5, same_greedy=False),
     "int4": Limits(math.inf, 4.0, same_greedy=False),
 }
@@ -166,7 +166,7 @@ def as_dict(figures: Verification) -> dict[str, Any]:
 def _logits(session: Session, prompts: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
     """Logits of all positions of a ragged batch, (length, vocabulary) each."""
     longest = max(map(len, prompts))
-    cache = KVCache(session.shape)
+    cache = session.new_cache()
     cache.reserve(len(prompts), longest, 0)
     plan = session.plan(len(prompts), longest, longest, cache.slices(0, len(prompts)))
     plan.position_ids[:] = plan.logit_positions[:] = np.arange(longest)
@@ -174,7 +174,8 @@ def _logits(session: Session, prompts: Sequence[NDArray[np.int64]]) -> list[NDAr
         plan.input_ids[row, : len(prompt)] = prompt
         plan.lengths[row] = len(prompt)
     plan.run()
-    return [plan.logits[row, : len(prompt)] for row, prompt in enumerate(prompts)]
+    logits = np.asarray(plan.logits)
+    return [logits[row, : len(prompt)] for row, prompt in enumerate(prompts)]
 
 
 class _Row:
@@ -182,7 +183,7 @@ class _Row:
 
     def __init__(self, session: Session, capacity: int) -> None:
         self._session = session
-        self._cache = KVCache(session.shape)
+        self._cache = session.new_cache()
         self._cache.reserve(1, capacity, 0)
         self._length = 0
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.sampler import Floats, Ids, SamplerState
 
     Logprobs = list[tuple[float, list[tuple[int, float]]]]
@@ -85,7 +86,7 @@ class BeamSearch:
         self.hypotheses: list[Hypothesis] = []
         self.done = False
 
-    def advance(self, scores: Floats, ids: Ids, logits: Floats) -> list[Move]:
+    def advance(self, scores: Floats, ids: Ids, logits: Logits) -> list[Move]:
         """Take one step.
 
         Args:
@@ -113,7 +114,7 @@ class BeamSearch:
 
     # --- candidates ---
 
-    def _likeliest(self, scores: Floats, ids: Ids, logits: Floats) -> list[Candidate]:
+    def _likeliest(self, scores: Floats, ids: Ids, logits: Logits) -> list[Candidate]:
         """The best continuations of all beams, twice as many as there are beams, best first."""
         count = 2 * len(self._states)
         found: list[Candidate] = []
@@ -126,7 +127,7 @@ class BeamSearch:
             ]
         return sorted(found, key=lambda c: -c.score)[:count]
 
-    def _drawn(self, scores: Floats, ids: Ids, logits: Floats) -> list[Candidate]:
+    def _drawn(self, scores: Floats, ids: Ids, logits: Logits) -> list[Candidate]:
         """Twice as many continuations as there are beams, drawn one after another by probability.
 
         The largest log-probabilities with Gumbel noise are a draw without replacement, in order
@@ -153,7 +154,7 @@ class BeamSearch:
         return sorted(live, key=lambda beam: -self._scores[beam])
 
     def _continuations(
-        self, beam: int, scores: Floats, ids: Ids, logits: Floats
+        self, beam: int, scores: Floats, ids: Ids, logits: Logits
     ) -> tuple[Floats, Ids]:
         """Log-probabilities of a beam's best next tokens as the settings change them."""
         normaliser = np.float32(log_normaliser(logits[beam]))
@@ -171,7 +172,7 @@ class BeamSearch:
             or (self._stops is not None and self._stops(candidate.beam, candidate.token))
         )
 
-    def _keep(self, candidate: Candidate, ids: Ids, logits: Floats) -> None:
+    def _keep(self, candidate: Candidate, ids: Ids, logits: Logits) -> None:
         """Put an ended text among the best ones, as far as it is one of them."""
         history = self._extended(candidate)
         tokens = history[self._states[0].prompt_length :]
@@ -199,7 +200,7 @@ class BeamSearch:
 
     # --- beams ---
 
-    def _go_on(self, running: list[Candidate], ids: Ids, logits: Floats) -> list[Move]:
+    def _go_on(self, running: list[Candidate], ids: Ids, logits: Logits) -> list[Move]:
         """Make the candidates the beams: one stays with each beam that has any."""
         # A beam for which nothing is left copies the best one, and is not followed.
         spare = len(self._states) - len(running)
@@ -236,7 +237,7 @@ class BeamSearch:
         )
         return history
 
-    def _extended_logprobs(self, candidate: Candidate, ids: Ids, logits: Floats) -> Logprobs:
+    def _extended_logprobs(self, candidate: Candidate, ids: Ids, logits: Logits) -> Logprobs:
         count = self._config.logprobs
         if count is None:
             return []

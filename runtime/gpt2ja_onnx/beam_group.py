@@ -10,6 +10,7 @@ from gpt2ja_onnx.request import Sequence, TokenLogprobs
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.beam import Move
+    from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.request import Request
     from gpt2ja_onnx.sampler import Floats, Ids
 
@@ -30,7 +31,7 @@ class BeamGroup:
             self._stops if request.config.stop else None,
         )
 
-    def advance(self, scores: Floats, ids: Ids, logits: Floats) -> list[Move]:
+    def advance(self, scores: Floats, ids: Ids, logits: Logits) -> list[Move]:
         """Take one step as `BeamSearch.advance` does; hand out the best texts at the end."""
         moves = self._search.advance(scores, ids, logits)
         if self._search.done:

@@ -18,19 +18,30 @@ VERSION = 1
 MANIFEST_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "spiece.model"
+CACHE_FILE = "cache.onnx"  # of bundles for cuda: moves blocks of the cache on the device
 
 # Inputs of the fused graph; `gpt2ja_onnx.session.Plan` gives the shapes.
 INPUT_IDS = "input_ids"
 POSITION_IDS = "position_ids"
 SEQLENS_K = "seqlens_k"
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"
-LOGIT_POSITIONS = "logit_positions"
+LOGIT_POSITIONS = "logit_positions"  # in graphs for cuda counted over the tokens of all rows
 # Its outputs.
 LOGITS = "logits"
 CANDIDATE_SCORES = "candidate_scores"
 CANDIDATE_IDS = "candidate_ids"
+LOGIT_SUMS = "logit_sums"  # of graphs for cuda: not finite where a logit is not
+# Inputs and the output of the graph that moves blocks of the cache, 8-byte words all: `to` gets
+# what `from` has. (blocks, words), (blocks, words), (moved,), (moved, 1), (2,), (blocks, words).
+MOVE_SOURCE = "source"
+MOVE_TARGET = "target"
+MOVE_FROM = "from"
+MOVE_TO = "to"
+MOVE_SHAPE = "shape"
+MOVED = "moved"
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+CacheType = Literal["float32", "float16", "bfloat16"]
 Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
 CachePart = Literal["key", "value"]
@@ -63,12 +74,17 @@ class ModelShape:
     context: int
     vocab_size: int
     candidates: int
-    cache_dtype: Literal["float32", "float16"] = "float32"
+    cache_dtype: CacheType = "float32"
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.width // self.heads
+
+    @property
+    def cache_itemsize(self) -> int:
+        """Bytes of one number in the cache."""
+        return 4 if self.cache_dtype == "float32" else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +180,7 @@ def read_manifest(directory: Path, *, verify_hashes: bool = False) -> Manifest:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
-    _check_files(directory, manifest.files, verify_hashes=verify_hashes)
+    _check_files(directory, manifest, verify_hashes=verify_hashes)
     return manifest
 
 
@@ -204,11 +220,14 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise BundleError(f"{MANIFEST_FILE}: {name} must be one of {choices}, not {value!r}")
 
 
-def _check_files(directory: Path, files: dict[str, FileEntry], *, verify_hashes: bool) -> None:
-    for required in (MODEL_FILE, TOKENIZER_FILE):
-        if required not in files:
-            raise BundleError(f"{directory}: the manifest names no {required}")
-    for name, entry in files.items():
+def _check_files(directory: Path, manifest: Manifest, *, verify_hashes: bool) -> None:
+    required = [MODEL_FILE, TOKENIZER_FILE]
+    if manifest.device == "cuda":
+        required.append(CACHE_FILE)
+    for name in required:
+        if name not in manifest.files:
+            raise BundleError(f"{directory}: the manifest names no {name}")
+    for name, entry in manifest.files.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise BundleError(f"{path}: the file is missing; export the bundle again")

@@ -11,24 +11,20 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gpt2ja_onnx.beam_group import BeamGroup
 from gpt2ja_onnx.cache import KVCache
-from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.request import Request, Sequence, TokenLogprobs
-from gpt2ja_onnx.sampler import choose, log_probabilities
+from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
+from gpt2ja_onnx.logits import joined
+from gpt2ja_onnx.prefill import Prefill, longest_prefix
+from gpt2ja_onnx.request import Request, Sequence
+from gpt2ja_onnx.tokens import take_tokens
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from gpt2ja_onnx.beam import Move
+    from gpt2ja_onnx.logits import Logits
+    from gpt2ja_onnx.sampler import Floats, Ids
     from gpt2ja_onnx.session import Plan, Session
 
-# Tokens, padding included, that one prefill call computes at most.
-_PREFILL_TOKENS = 2048
-# A prefix is shared when it saves at least this many tokens.
-_SHORTEST_SHARED_PREFIX = 16
-_BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
 
@@ -40,19 +36,31 @@ class Engine:
         session: The graph.
         max_rows: Sequences that run at once, at most.
         max_memory: Bytes that the cache may take; None leaves it to `max_rows`.
+        cache: An empty cache of the session; None is one in main memory.
 
     Attributes:
+        max_rows: Sequences that run at once, at most; less once the device was out of memory.
         waiting: Sequences that wait for a row, in the order in which they came.
         running: Sequences that have a row, by row.
     """
 
-    def __init__(self, session: Session, *, max_rows: int, max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        max_rows: int,
+        max_memory: int | None = None,
+        cache: KVCache | None = None,
+    ) -> None:
         self._session = session
         self.max_rows = max_rows
         self._max_memory = max_memory
-        self._cache = KVCache(session.shape)
+        self._cache = KVCache(session.shape) if cache is None else cache
+        self._prefill = Prefill(session, self._cache)
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
+        self._full = False  # the device has no memory for one more, until one ends
+        self._last_try: Sequence | None = None  # has the device for itself
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -65,12 +73,7 @@ class Engine:
         """Queue all sequences of a request; one that cannot ever fit fails at once."""
         beams = request.config.num_beams
         if beams > self.max_rows:
-            request.fail(
-                GenerationError(
-                    f"num_beams is {beams}, but only {self.max_rows} sequences run at once; raise "
-                    "batch_size, or take fewer beams"
-                )
-            )
+            request.fail(self._too_many_beams(beams))
             return
         needed = self._cache.bytes_needed(beams, request.max_length)
         if self._max_memory is not None and needed > self._max_memory:
@@ -91,9 +94,16 @@ class Engine:
     def step(self) -> None:
         """Drop what is overdue, admit what fits, and generate one token for every row."""
         self._drop_overdue()
-        self._admit()
-        if self.running:
-            self._decode()
+        try:
+            self._admit()
+        except OutOfMemoryError as error:
+            self._retreat(error)
+        try:
+            self._start()
+            if self.running:
+                self._decode()
+        except OutOfMemoryError as error:
+            self._give_up_last(error)
 
     def fail_all(self, error: GenerationError) -> None:
         """End every request with `error` and start anew with an empty cache."""
@@ -103,6 +113,7 @@ class Engine:
         self.waiting.clear()
         self._decode_plans.clear()
         self._cache.clear()
+        self._full = False
 
     # --- admission ---
 
@@ -121,25 +132,38 @@ class Engine:
     def _admit(self) -> None:
         """Give rows to waiting sequences and compute their prompts."""
         fresh: list[Sequence] = []  # have a row, but nothing in it yet
-        while self.waiting and self._fits(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        while self.waiting:
+            sequence = self.waiting[0]
             _fail_if_overdue(sequence.request)
             if sequence.request.done:
+                self.waiting.popleft()
+                continue
+            if not self._fits(sequence):
+                if self.running:
+                    break
+                sequence.request.fail(self._too_many_beams(sequence.rows))
                 continue
             row = len(self.running)
-            self._reserve(row + sequence.rows, sequence.request.max_length)
-            donor, shared = self._longest_prefix(sequence)
-            if donor is not None:  # it may be a fresh one; and fresh rows must stay consecutive
-                self._prefill(fresh)
+            try:
+                self._reserve(row + sequence.rows, self._positions(sequence))
+            except OutOfMemoryError:
+                if not self.running:
+                    raise
+                self._full = True
+                break
+            prefix = longest_prefix(sequence, self.running)
+            if prefix is not None:  # may be a fresh one's; and fresh rows must stay consecutive
+                self._prefill.compute(fresh, row - len(fresh))
                 fresh = []
-            self.running.append(sequence)
-            if donor is None:
+            self.running.append(self.waiting.popleft())
+            if prefix is None:
                 fresh.append(sequence)
-                continue
-            self._cache.copy(self.running.index(donor), row, shared)
-            if sequence.request.first_choice is None or shared < sequence.length:
-                self._prefill_rest(sequence, row, shared)
-        self._prefill(fresh)
+            else:
+                self._prefill.compute_behind(prefix, sequence, row)
+        self._prefill.compute(fresh, len(self.running) - len(fresh))
+
+    def _start(self) -> None:
+        """Generate the first token of the sequences whose prompts have been computed."""
         started = [
             s
             for s in self.running
@@ -147,82 +171,66 @@ class Engine:
         ]
         choices = [s.request.first_choice for s in started if s.request.first_choice is not None]
         if choices:
-            self._take(started, *map(np.concatenate, zip(*choices, strict=True)))
+            self._take(started, *map(joined, zip(*choices, strict=True)))
         self._release_ended()
 
     def _fits(self, sequence: Sequence) -> bool:
         rows = len(self.running) + sequence.rows
-        if rows > self.max_rows:
+        if rows > self.max_rows or self._full:
             return False
         if self._max_memory is None:
             return True
-        positions = max(s.request.max_length for s in [sequence, *self.running])
-        return self._cache.bytes_needed(rows, positions) <= self._max_memory
+        return self._cache.bytes_needed(rows, self._positions(sequence)) <= self._max_memory
+
+    def _positions(self, sequence: Sequence) -> int:
+        """Positions a row that the running sequences need, and `sequence` beside them."""
+        return max(s.request.max_length for s in [sequence, *self.running])
+
+    def _too_many_beams(self, beams: int) -> GenerationError:
+        return GenerationError(
+            f"num_beams is {beams}, but only {self.max_rows} sequences run at once; take fewer "
+            "beams, a larger batch_size, or a device with more memory"
+        )
 
     def _reserve(self, rows: int, positions: int) -> None:
         if rows > self._cache.rows and self._max_memory is None:
             rows = min(self.max_rows, max(rows, 2 * self._cache.rows))
-        if self._cache.reserve(rows, positions, len(self.running)):
+        if self._cache.reserve(rows, positions, len(self.running), self._max_memory):
             self._decode_plans.clear()
 
-    def _longest_prefix(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """The running sequence whose cached tokens begin most like `sequence`'s prompt.
+    # --- out of memory ---
 
-        A shared prefix ends two tokens before the prompt does: the kernels compute several new
-        tokens on top of cached ones to the same bits as all at once, but not a single one. Only
-        sequences of the same request share the whole prompt, with the scores that it gave.
+    def _retreat(self, error: OutOfMemoryError) -> None:
+        """Let wait again what is not begun, and admit nothing more until something ends.
+
+        With nothing begun, half as many are tried, though no fewer than the beams of one search;
+        what has the device for itself and still does not fit fails.
         """
-        prompt = sequence.request.prompt_ids
-        best: tuple[Sequence | None, int] = (None, 0)
-        for other in self.running:
-            if other.request is sequence.request:
-                return other, len(prompt)
-            end = min(len(prompt) - 2, other.state.prompt_length)
-            if end <= max(best[1], _SHORTEST_SHARED_PREFIX - 1):
-                continue
-            differs = np.flatnonzero(prompt[:end] != other.state.history[:end])
-            shared = int(differs[0]) if len(differs) else end
-            if shared >= max(_SHORTEST_SHARED_PREFIX, best[1] + 1):
-                best = (other, shared)
-        return best
+        begun = [s for s in self.running if s.length > s.state.prompt_length]
+        self.waiting.extendleft(reversed(self.running[len(begun) :]))
+        largest = max((s.rows for s in self.running[len(begun) :]), default=1)
+        tried = max((row + s.rows for row, s in enumerate(self.running)), default=0)
+        self.running = begun
+        self._decode_plans.clear()
+        if begun:
+            self._full = True
+            return
+        self._full = False
+        self._cache.clear()
+        if tried > largest:
+            self.max_rows = max(tried // 2, largest)
+        elif self._last_try is self.waiting[0]:
+            self._last_try = None
+            self.waiting[0].request.fail(_no_memory(error))
+        else:
+            self._last_try = self.waiting[0]
 
-    # --- prompts ---
-
-    def _prefill(self, sequences: list[Sequence]) -> None:
-        """Compute the whole prompts of sequences in consecutive rows, some rows a call."""
-        while sequences:
-            count, longest = 0, 0
-            while count < len(sequences):
-                widened = max(longest, sequences[count].length)
-                if count and widened * (count + 1) > _PREFILL_TOKENS:
-                    break
-                count, longest = count + 1, widened
-            group, sequences = sequences[:count], sequences[count:]
-            first_row = self.running.index(group[0])
-            # A row of one token alone would be computed by the kernel for decoding.
-            width = max(longest, 2)
-            plan = self._session.plan(
-                count, width, 1, self._cache.slices(first_row, first_row + count)
-            )
-            plan.position_ids[:] = np.arange(width)
-            for row, sequence in enumerate(group):
-                plan.input_ids[row, : sequence.length] = sequence.state.history
-                plan.lengths[row] = sequence.length
-                plan.logit_positions[row, 0] = sequence.length - 1
-            plan.run()
-            for row, sequence in enumerate(group):
-                _keep_first_choice(sequence.request, plan, row)
-
-    def _prefill_rest(self, sequence: Sequence, row: int, shared: int) -> None:
-        """Compute a prompt's tokens behind a prefix that the row has already."""
-        rest = sequence.state.history[shared:]
-        plan = self._session.plan(1, len(rest), 1, self._cache.slices(row, row + 1))
-        plan.input_ids[0] = rest
-        plan.position_ids[0] = np.arange(shared, sequence.length)
-        plan.lengths[0] = sequence.length
-        plan.logit_positions[0, 0] = len(rest) - 1
-        plan.run()
-        _keep_first_choice(sequence.request, plan, 0)
+    def _give_up_last(self, error: OutOfMemoryError) -> None:
+        """End the request that came last: there is no memory for a step of all rows."""
+        self.running[-1].request.fail(_no_memory(error))
+        self.max_rows = max(1, len(self.running) - 1)
+        self._decode_plans.clear()
+        self._release_ended()
 
     # --- decoding ---
 
@@ -243,57 +251,23 @@ class Engine:
         )
         self._release_ended()
 
-    def _take(
-        self,
-        sequences: list[Sequence],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        logits: NDArray[np.float32],
-    ) -> None:
-        """Choose a token for each sequence and hand out what came of it."""
-        # One sum a row finds every NaN and infinity at the price of one pass.
-        finite = np.isfinite(np.add.reduce(logits, axis=1))
-        if any(sequence.group is not None for sequence in sequences):
-            self._take_beams(sequences, finite, scores, ids, logits)
-            alone = [row for row, sequence in enumerate(sequences) if sequence.group is None]
-            if not alone:
-                return
-            sequences = [sequences[row] for row in alone]
-            finite, scores, ids, logits = finite[alone], scores[alone], ids[alone], logits[alone]
-        tokens = choose(scores, ids, logits, [sequence.state for sequence in sequences])
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if not finite[row]:
-                token = GenerationError(_BROKEN_SCORES)
-            if isinstance(token, GenerationError):
-                sequence.request.fail(token)
-                continue
-            if (count := sequence.request.config.logprobs) is not None:
-                entry = log_probabilities(logits[row], token, ids[row], count)
-                sequence.logprobs.append(TokenLogprobs(*entry))
-            sequence.request.deliver(sequence, sequence.append(token), token)
+    def _take(self, sequences: list[Sequence], scores: Floats, ids: Ids, logits: Logits) -> None:
+        """Take a token for each sequence, and move the rows of beams accordingly."""
+        for group, moves in take_tokens(sequences, scores, ids, logits):
+            try:
+                self._move_beams(group, moves)
+            except OutOfMemoryError as error:  # its rows are of no use now
+                group.sequences[0].request.fail(_no_memory(error))
 
-    def _take_beams(
-        self,
-        sequences: list[Sequence],
-        finite: NDArray[np.bool_],
-        scores: NDArray[np.float32],
-        ids: NDArray[np.int64],
-        logits: NDArray[np.float32],
-    ) -> None:
-        """Take a step of each beam search among the sequences, and move its rows accordingly."""
-        groups: dict[BeamGroup, list[int]] = {}
-        for row, sequence in enumerate(sequences):
-            if sequence.group is not None:
-                groups.setdefault(sequence.group, []).append(row)
-        for group, rows in groups.items():
-            if not finite[rows].all():
-                sequences[rows[0]].request.fail(GenerationError(_BROKEN_SCORES))
-                continue
-            rows.sort(key=lambda row: sequences[row].index)
-            for source, target, start in group.advance(scores[rows], ids[rows], logits[rows]):
-                beams = group.sequences[source], group.sequences[target]
-                here, there = (self.running.index(beam) for beam in beams)
-                self._cache.copy(here, there, beams[0].length - 1, start)
+    def _move_beams(self, group: BeamGroup, moves: list[Move]) -> None:
+        """Copy the rows of beams that go on from another beam's text, some at once."""
+        row = {beam: self.running.index(sequence) for beam, sequence in enumerate(group.sequences)}
+        length = group.sequences[0].length - 1
+        for start in sorted({move.start for move in moves}):
+            alike = [move for move in moves if move.start == start]
+            sources = [row[move.source] for move in alike]
+            targets = [row[move.target] for move in alike]
+            self._cache.copy_rows(sources, targets, length, start)
 
     def _release_ended(self) -> None:
         """Give the rows of ended sequences to the last ones."""
@@ -301,10 +275,12 @@ class Engine:
             sequence = self.running[row]
             if sequence.finish_reason is None and not sequence.request.done:
                 continue
-            last = self.running.pop()
+            self._full = False
+            last = self.running[-1]
             if last is not sequence:
+                self._cache.copy(len(self.running) - 1, row, last.length)
                 self.running[row] = last
-                self._cache.copy(len(self.running), row, last.length)
+            self.running.pop()
 
 
 def _fail_if_overdue(request: Request) -> None:
@@ -313,10 +289,7 @@ def _fail_if_overdue(request: Request) -> None:
         request.fail(error)
 
 
-def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:
-    """Keep the scores that follow a prompt, for all sequences of its request."""
-    request.first_choice = (
-        plan.candidate_scores[row].copy(),
-        plan.candidate_ids[row].copy(),
-        plan.logits[row].copy(),
-    )
+def _no_memory(error: OutOfMemoryError) -> GenerationError:
+    failure = GenerationError(f"there is no memory for the request: {error}")
+    failure.__cause__ = error
+    return failure

@@ -29,6 +29,10 @@ class ProviderError(Gpt2jaError, RuntimeError):
     """onnxruntime, or the execution provider asked for, is not available here."""
 
 
+class OutOfMemoryError(Gpt2jaError, MemoryError):
+    """The device has no memory left for what was asked of it."""
+
+
 class MissingExtraError(Gpt2jaError, ImportError):
     """A command needs packages of an extra that is not installed."""
 

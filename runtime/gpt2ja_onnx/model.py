@@ -11,11 +11,11 @@ import numpy as np
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.config import GenerationConfig
 from gpt2ja_onnx.demo import demo_bundle
+from gpt2ja_onnx.device import open_session
 from gpt2ja_onnx.engine import Engine
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
 from gpt2ja_onnx.request import Request
 from gpt2ja_onnx.scoring import Score, Scorer, perplexity
-from gpt2ja_onnx.session import Session
 from gpt2ja_onnx.threads import available_threads
 from gpt2ja_onnx.tokenizer import Tokenizer
 from gpt2ja_onnx.worker import Worker
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.device import DeviceChoice
     from gpt2ja_onnx.request import Chunk, GenerationResult
+    from gpt2ja_onnx.session import Session
 
 Prompt = str | list[int]
 
@@ -66,6 +68,8 @@ class GPT2Ja:
         threads: int | None = None,
         batch_size: int = 32,
         max_memory: int | None = None,
+        device: DeviceChoice = "auto",
+        cuda_graphs: bool = True,
         verify_hashes: bool = False,
     ) -> Self:
         """Load a bundle.
@@ -75,6 +79,9 @@ class GPT2Ja:
             threads: Threads of one operator; None takes what this process may use.
             batch_size: Sequences that run at once, at most.
             max_memory: Bytes that the key-value cache may take, at most.
+            device: ``cpu``, ``cuda``, or ``auto``: the GPU for a bundle that is made for one, if
+                it can be used here, and the CPU otherwise.
+            cuda_graphs: On a GPU, replay decoding from captured CUDA graphs.
             verify_hashes: Compare every file's SHA-256 with the manifest.
 
         Raises:
@@ -97,10 +104,16 @@ class GPT2Ja:
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
                 f"{manifest.shape.vocab_size}"
             )
-        session = Session(
-            path, manifest, threads=available_threads() if threads is None else threads
+        session = open_session(
+            path,
+            manifest,
+            threads=available_threads() if threads is None else threads,
+            device=device,
+            cuda_graphs=cuda_graphs,
         )
-        engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
+        engine = Engine(
+            session, max_rows=batch_size, max_memory=max_memory, cache=session.new_cache()
+        )
         return cls(manifest, tokenizer, session, engine)
 
     # --- text ---

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gpt2ja_onnx.beam_group import BeamGroup
     from gpt2ja_onnx.config import GenerationConfig
+    from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "stop", "eos", "context"]
@@ -182,7 +183,7 @@ class Request:
     context: int
     seed: int = -1
     deadline: float | None = None
-    first_choice: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]] | None = None
+    first_choice: tuple[NDArray[np.float32], NDArray[np.int64], Logits] | None = None
     error: GenerationError | None = None
     results: dict[int, GenerationResult] = field(default_factory=dict)
     cancelled: bool = False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.config import GenerationConfig
+    from gpt2ja_onnx.logits import Logits
 
     Floats = NDArray[np.float32]
     Ids = NDArray[np.int64]
@@ -74,7 +75,7 @@ class SamplerState:
 
 
 def choose(
-    scores: Floats, ids: Ids, logits: Floats, states: Sequence[SamplerState]
+    scores: Floats, ids: Ids, logits: Logits, states: Sequence[SamplerState]
 ) -> list[int | GenerationError]:
     """Choose one token for every row.
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx.cache import KVCache
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -89,7 +87,7 @@ class Scorer:
         ids = np.zeros((len(group), longest), dtype=np.int64)
         for row, window in enumerate(group):
             ids[row, : lengths[row]] = texts[window.text][window.start : window.stop]
-        cache = KVCache(self._session.shape)
+        cache = self._session.new_cache()
         cache.reserve(len(group), longest, 0)
         total = np.zeros(len(group))
         # Only a batch of one continues a prompt, so a longer call is one row's alone.
@@ -108,7 +106,7 @@ class Scorer:
             # The scores at position i predict the token at i + 1.
             positions = np.arange(start + 1, min(stop, longest - 1) + 1)
             counted = (positions >= fresh[:, None]) & (positions < lengths[:, None])
-            logits = plan.logits[:, : len(positions)]
+            logits = np.asarray(plan.logits)[:, : len(positions)]
             chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
             total += np.where(counted, chosen - _log_sum_exp(logits), 0.0).sum(axis=1)
         return total

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2ja_onnx import bundle
-from gpt2ja_onnx.errors import BundleError, ProviderError, SettingError
+from gpt2ja_onnx.cache import KVCache
+from gpt2ja_onnx.errors import BundleError, Gpt2jaError, ProviderError, SettingError
 from gpt2ja_onnx.providers import ort
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A loaded graph.
+    """A loaded graph on the CPU; `gpt2ja_onnx.cuda.CudaSession` is one on a GPU.
 
     Args:
         directory: The bundle's directory.
@@ -35,40 +36,54 @@ class Session:
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         if threads < 1:
             raise SettingError(f"threads must be at least 1, not {threads}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # The exporter has made every fusion; optimising again would only cost load time.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Shapes change from call to call; patterns of them would pile up.
-        options.enable_mem_pattern = False
-        options.log_severity_level = 4  # what fails is raised
-        path = directory / bundle.MODEL_FILE
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors derive from nothing better
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BundleError(f"{path}: onnxruntime cannot load the graph: {reason}") from error
+        self._threads = threads
+        self._path = directory / bundle.MODEL_FILE
+        self.manifest = manifest
         self.shape = manifest.shape
-        self._check_tensors(path)
+        self._session = self._load(self._path)
+        self._check_tensors()
 
-    def plan(
-        self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]
-    ) -> Plan:
+    def new_cache(self) -> KVCache:
+        """An empty cache, of which `plan` takes rows."""
+        return KVCache(self.shape)
+
+    def plan(self, rows: int, new: int, positions: int, caches: Any) -> Plan:
         """Bind buffers for calls with `rows` rows of `new` tokens.
 
         Args:
             rows: Rows of the batch.
             new: Tokens a row, padding included.
             positions: Positions a row to give logits for.
-            caches: Keys and values of all layers, shape (rows, heads, capacity, head size) each;
-                read and written in place.
+            caches: That many rows of a cache, from its `slices`; read and written in place. On
+                a GPU a plan for decoding may also write to rows behind them.
         """
-        return Plan(self._session, self.shape, rows, new, positions, caches)
+        return Plan(self._session, self.manifest, rows, new, positions, caches)
 
-    def _check_tensors(self, path: Path) -> None:
+    def _options(self) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # The exporter has made every fusion; optimising again would only cost load time.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Shapes change from call to call; patterns of them would pile up.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 4  # what fails is raised
+        return options
+
+    def _open(self, path: Path) -> ort.InferenceSession:
+        return ort.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
+
+    def _load(self, path: Path) -> ort.InferenceSession:
+        try:
+            return self._open(path)
+        except Gpt2jaError:
+            raise
+        except Exception as error:  # onnxruntime's errors derive from nothing better
+            raise BundleError(
+                f"{path}: onnxruntime cannot load the graph: {first_line(error)}"
+            ) from error
+
+    def _check_tensors(self) -> None:
         found = {value.name: value.shape for value in self._session.get_inputs()}
         expected = {
             bundle.INPUT_IDS,
@@ -84,12 +99,14 @@ class Session:
         }
         if set(found) != expected:
             wrong = sorted(set(found) ^ expected)
-            raise BundleError(f"{path}: its inputs are not the manifest's; they differ in {wrong}")
+            raise BundleError(
+                f"{self._path}: its inputs are not the manifest's; they differ in {wrong}"
+            )
         heads, size = found[bundle.past_name(0, "key")][1::2]
         if (heads, size) != (self.shape.heads, self.shape.head_size):
             raise BundleError(
-                f"{path}: has {heads} heads of {size}, the manifest says {self.shape.heads} of "
-                f"{self.shape.head_size}"
+                f"{self._path}: has {heads} heads of {size}, the manifest says "
+                f"{self.shape.heads} of {self.shape.head_size}"
             )
 
 
@@ -101,7 +118,7 @@ class Plan:
         position_ids: int64, shape (rows, new).
         lengths: int32, shape (rows,): tokens of each row after the call, cached ones included,
             padding not. More than one new token on top of cached ones needs a batch of one row.
-        logit_positions: int64, shape (rows, positions), counted among the new tokens.
+        logit_positions: int64, shape (rows, positions), counted among the new tokens of the row.
         logits: float32, shape (rows, positions, vocabulary).
         candidate_scores: float32, shape (rows, positions, candidates), sorted downwards.
         candidate_ids: int64, shape (rows, positions, candidates).
@@ -110,12 +127,13 @@ class Plan:
     def __init__(
         self,
         session: ort.InferenceSession,
-        shape: bundle.ModelShape,
+        manifest: Manifest,
         rows: int,
         new: int,
         positions: int,
         caches: Sequence[NDArray[np.generic]],
     ) -> None:
+        shape = manifest.shape
         self._session = session
         self._capacity = caches[0].shape[2]
         self._new = new
@@ -128,6 +146,9 @@ class Plan:
         self.candidate_ids = np.empty((rows, positions, shape.candidates), dtype=np.int64)
         self._seqlens = np.zeros(rows, dtype=np.int32)
         self._total = np.zeros((), dtype=np.int32)
+        self._flat: NDArray[np.int64] | None = None  # what a graph for cuda takes
+        if manifest.device == "cuda":
+            self._flat = np.zeros((rows, positions), dtype=np.int64)
         self._binding = session.io_binding()
         self._bound: list[Any] = []  # OrtValues over our arrays: alive as long as the binding
         inputs: dict[str, NDArray[Any]] = {
@@ -135,7 +156,7 @@ class Plan:
             bundle.POSITION_IDS: self.position_ids,
             bundle.SEQLENS_K: self._seqlens,
             bundle.TOTAL_SEQUENCE_LENGTH: self._total,
-            bundle.LOGIT_POSITIONS: self.logit_positions,
+            bundle.LOGIT_POSITIONS: self.logit_positions if self._flat is None else self._flat,
         }
         outputs: dict[str, NDArray[Any]] = {
             bundle.LOGITS: self.logits,
@@ -154,20 +175,35 @@ class Plan:
 
     def run(self) -> None:
         """Run the graph over what the buffers hold."""
-        longest = int(self.lengths.max())
-        # onnxruntime does not check these itself in every release: see GroupQueryAttention.
-        if self.lengths.min() < 1 or max(longest, self._new) > self._capacity:
-            raise AssertionError(f"row lengths {self.lengths} outside of 1..{self._capacity}")
+        longest = check_lengths(self.lengths, self._new, self._capacity)
         np.subtract(self.lengths, 1, out=self._seqlens)
         # A padded row may be wider than the longest one is long.
         self._total[...] = max(longest, self._new)
+        if self._flat is not None:
+            starts = np.arange(len(self.lengths))[:, None] * self._new
+            np.add(self.logit_positions, starts, out=self._flat)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ProviderError(f"onnxruntime failed: {reason}") from error
+            raise ProviderError(f"onnxruntime failed: {first_line(error)}") from error
 
     def _wrap(self, array: NDArray[Any]) -> Any:
         value = ort.OrtValue.ortvalue_from_numpy(array)
         self._bound.append(value)
         return value
+
+
+def check_lengths(lengths: NDArray[np.int32], new: int, capacity: int) -> int:
+    """The longest of the row lengths, all of which must lie in the cache.
+
+    onnxruntime does not check these itself in every release: see GroupQueryAttention.
+    """
+    longest = int(lengths.max())
+    if lengths.min() < 1 or max(longest, new) > capacity:
+        raise AssertionError(f"row lengths {lengths} outside of 1..{capacity}")
+    return longest
+
+
+def first_line(error: Exception) -> str:
+    """What an error of onnxruntime says, without the lines that follow."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

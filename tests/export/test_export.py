@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.verify import LIMITS
 from gpt2ja_onnx import GPT2Ja, bundle
-from gpt2ja_onnx.errors import ExportError
+from gpt2ja_onnx.errors import BundleError, ExportError
 from tests.tolerances import LOGITS
 
 if TYPE_CHECKING:
@@ -158,6 +158,64 @@ def test_every_step_is_reported_once(
     source = make_checkpoint(1, 32, 1)
     export_bundle(str(source), tmp_path / "out", settings, report=steps.append)
     assert tuple(steps) == settings.steps
+
+
+def test_precisions_that_a_device_cannot_run() -> None:
+    with pytest.raises(ExportError, match="--device cuda runs fp16 and bf16, not int8"):
+        ExportSettings(precision="int8", device="cuda")
+    with pytest.raises(ExportError, match="bf16 runs on CUDA only; add --device cuda"):
+        ExportSettings(precision="bf16")
+
+
+# Operators with kernels for fp16 and bf16 in onnxruntime-gpu 1.31 that a captured graph replays
+# faithfully; GatherND and whatever computes shapes are not among them.
+CUDA_OPERATORS = {
+    "Add", "Cast", "FastGelu", "FusedMatMul", "Gather", "GroupQueryAttention", "MatMul",
+    "ReduceSum", "Reshape", "SkipLayerNormalization", "TopK",
+}  # fmt: skip
+
+
+def test_a_graph_for_cuda_is_whole_on_the_gpu(checkpoint: Path, cuda_bundle: Path) -> None:
+    graph = ir.load(cuda_bundle / "model.onnx").graph
+    assert {node.op_type for node in graph} == CUDA_OPERATORS
+    assert [value.name for value in graph.outputs][:3] == [
+        "logits", "candidate_scores", "candidate_ids",
+    ]  # fmt: skip
+    assert "logit_sums" in {value.name for value in graph.outputs}
+    moves = ir.load(cuda_bundle / "cache.onnx").graph
+    assert [node.op_type for node in moves] == ["Gather", "Expand", "ScatterElements"]
+    (cuda_bundle / "cache.onnx").rename(cuda_bundle / "moved")
+    try:
+        with pytest.raises(BundleError, match=r"cache\.onnx: the file is missing"):
+            bundle.read_manifest(cuda_bundle)
+    finally:
+        (cuda_bundle / "moved").rename(cuda_bundle / "cache.onnx")
+
+
+def test_bf16_is_fp16_in_another_type(
+    checkpoint: Path, cuda_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "bf16"
+    monkeypatch.setattr("gpt2ja_export.pipeline.cuda_problem", lambda: "there is no GPU")
+    with pytest.raises(ExportError, match="add --no-verify, or mend this: there is no GPU"):
+        export_bundle(str(checkpoint), output, ExportSettings(precision="bf16", device="cuda"))
+    settings = ExportSettings(precision="bf16", device="cuda", verify=False)
+    manifest = export_bundle(str(checkpoint), output, settings)
+    assert (manifest.shape.cache_dtype, manifest.verification) == ("bfloat16", {})
+    graph, half = (ir.load(path / "model.onnx").graph for path in (output, cuda_bundle))
+    assert [node.op_type for node in graph] == [node.op_type for node in half]
+    for one, other in zip(graph.inputs, half.inputs, strict=True):
+        if other.dtype == ir.DataType.FLOAT16:
+            assert one.dtype == ir.DataType.BFLOAT16
+    for name, value in half.initializers.items():
+        assert value.const_value is not None
+        mine = graph.initializers[name].const_value
+        assert mine is not None
+        if value.const_value.dtype == ir.DataType.FLOAT16:
+            assert mine.dtype == ir.DataType.BFLOAT16
+            weights = value.const_value.numpy().astype(np.float32)
+            np.testing.assert_allclose(mine.numpy().astype(np.float32), weights, rtol=2**-8,
+                                       atol=1e-6)  # fmt: skip
 
 
 def test_rows_are_bit_identical_alone_and_among_others(model: GPT2Ja) -> None:

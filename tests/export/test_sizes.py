@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,10 +10,12 @@ from gpt2ja_bench.exports import SIZE_LIMITS
 from gpt2ja_bench.shape import PUBLISHED, Shape
 from gpt2ja_bench.synthetic import make_checkpoint
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_onnx.bundle import Manifest, Precision, read_manifest
+from gpt2ja_onnx.bundle import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gpt2ja_onnx.bundle import Manifest, Precision
 
 LAYERS, VOCABULARY = 1, 8000
 # Tokenizer, graph and configuration files of the published model.
@@ -39,7 +41,7 @@ def scaled(manifest: Manifest) -> float:
     return OTHER_FILES + sum(size * factors[part] for part, size in manifest.weights.items())
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("precision", SIZE_LIMITS)
 def test_the_published_shape_fits(
     slice_of_published: Path, tmp_path: Path, precision: Precision
 ) -> None:

@@ -155,7 +155,8 @@ def test_a_mistake_is_one_line_and_an_exit_code(
 def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.delitem(sys.modules, "gpt2ja_onnx.providers")
+    for module in ("gpt2ja_onnx.device", "gpt2ja_onnx.providers"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run("inspect", "--model", bundle)
     assert result.code == 1
@@ -183,26 +184,24 @@ def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
     assert lines["fused operators"] == "21"
     assert lines["feed forward"] == "0.265 MB"
     assert float(lines["max logit difference"]) <= 1e-4
-    assert lines["runs here on"] == "CPUExecutionProvider"
+    assert lines["runs here on cpu"] == "yes"
+    assert lines["runs here on cuda"].startswith("no: the bundle is made for the CPU")
     content = json.loads(run("inspect", "--model", bundles["fp32"], "--format", "json").out)
     assert content["shape"]["layers"] == 2
     assert content["weights"]["feed_forward"] == 2 * 4 * (2 * 64 * 256 + 256 + 64)
     assert content["verification"]["greedy_agreement"] == 1
-    assert content["providers"] == ["CPUExecutionProvider"]
+    assert content["obstacles"]["cpu"] is None
+    assert "made for the CPU" in content["obstacles"]["cuda"]
 
 
-def test_inspect_says_what_a_bundle_for_another_device_needs(
-    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_inspect_says_that_a_portable_bundle_is_for_other_tools(
+    run: Any, bundle: Path, tmp_path: Path
 ) -> None:
-    import onnxruntime
-
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     manifest = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps(manifest | {"device": "cuda"}))
-    assert "nothing: needs cuda" in run("inspect", "--model", copy).out
-    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-    assert run("inspect", "--model", copy).out.endswith("CUDAExecutionProvider\n")
+    (copy / "bundle.json").write_text(json.dumps(manifest | {"graph": "portable"}))
+    text = run("inspect", "--model", copy).out
+    assert text.count("no: a portable bundle is for other tools") == 2
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ def _torch(name: str, title: str, precision: str, bits: float) -> EngineSpec:
     )
 
 
-def _ours(precision: str, bits: float) -> EngineSpec:
+def _ours(precision: str, bits: float, build: str = "cpu") -> EngineSpec:
     return EngineSpec(
         id=f"ours-{precision}",
         title=f"gpt2ja-onnx {precision}",
@@ -28,7 +28,7 @@ def _ours(precision: str, bits: float) -> EngineSpec:
         precision=precision,
         weight_bits=bits,
         packages=("gpt2ja-onnx", "onnx-ir"),
-        extra="cpu,bench",
+        extra=f"{build},bench",
     )
 
 
@@ -107,5 +107,6 @@ CUDA_ENGINES: tuple[EngineSpec, ...] = (
     _torch(BASELINE, "PyTorch", "fp16", 16),
     _torch("torch-compiled", "PyTorch compiled", "fp16 compiled", 16),
     OPTIMUM,
-    _ours("fp16", 16),
+    _ours("fp16", 16, "gpu"),
+    _ours("bf16", 16, "gpu"),
 )

@@ -68,7 +68,12 @@ class Ours(Engine):
 
     def _open(self, rows: int) -> None:
         self._rows = rows
-        self._model = GPT2Ja.load(self._directory, threads=self._threads, batch_size=rows)
+        self._model = GPT2Ja.load(
+            self._directory,
+            threads=self._threads,
+            batch_size=rows,
+            device=cast("Device", self.device),
+        )
 
 
 def _marks(request: Request) -> list[float]:

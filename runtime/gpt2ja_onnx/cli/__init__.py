@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from importlib.metadata import version
 
 import click
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The flag is accepted anywhere, as `gpt2ja-onnx generate --debug` is what people type.
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = group.main(arguments, prog_name="gpt2ja-onnx", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = group.main(arguments, prog_name="gpt2ja-onnx", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
@@ -68,6 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             click.echo(f"error: {_describe(error, arguments)}", err=True)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 def _describe(error: Exception, arguments: list[str]) -> str:

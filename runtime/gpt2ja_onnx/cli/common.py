@@ -23,6 +23,13 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 def bundle_options(function: _F) -> _F:
     """Options of every command that runs a bundle."""
     for option in (
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="'auto': the GPU for a bundle that is made for one, if it can be used.",
+        ),
         click.option("--threads", type=int, help="Threads.  [default: what may be used]"),
         click.option(
             "--model", type=click.Path(path_type=Path), help="Bundle.  [default: demo model]"

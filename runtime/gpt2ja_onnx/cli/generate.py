@@ -69,6 +69,7 @@ def command(
     prompts: tuple[str, ...],
     model: Path | None,
     threads: int | None,
+    device: str,
     source: str | None,
     output: str,
     format_: str,
@@ -92,6 +93,7 @@ def command(
     loaded = load(
         model,
         threads=threads,
+        device=device,
         batch_size=batch_size,
         max_memory=None if max_memory is None else max_memory * 2**20,
         verify_hashes=verify_hashes,

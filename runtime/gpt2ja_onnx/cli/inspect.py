@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 )
 @click.option("--verify-hashes", is_flag=True, help="Read every file and compare its SHA-256.")
 def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
-    """Say what a bundle is, where it came from, and what its verification found."""
+    """Say what a bundle is, where it came from, what its verification found, and where it runs."""
     from gpt2ja_onnx import bundle
-    from gpt2ja_onnx.providers import providers_for
+    from gpt2ja_onnx.device import obstacles
 
     directory = demo_bundle() if model is None else model
     manifest = bundle.read_manifest(directory, verify_hashes=verify_hashes)
-    providers = providers_for(manifest.device)
+    places = obstacles(manifest)
     if format_ == "json":
-        click.echo(to_json(asdict(manifest) | {"providers": providers}))
+        click.echo(to_json(asdict(manifest) | {"obstacles": places}))
         return
     click.echo(f"{'bundle':<30}{directory}")
     for name, value in _lines(manifest):
         click.echo(f"{name:<30}{value}")
-    click.echo(f"{'runs here on':<30}{', '.join(providers) or 'nothing: needs ' + manifest.device}")
+    for device, obstacle in places.items():
+        answer = "yes" if obstacle is None else f"no: {obstacle}"
+        click.echo(f"{f'runs here on {device}':<30}{answer}")
 
 
 def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:

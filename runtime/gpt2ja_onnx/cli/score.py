@@ -36,6 +36,7 @@ def command(
     texts: tuple[str, ...],
     model: Path | None,
     threads: int | None,
+    device: str,
     source: str | None,
     output: str,
     format_: str,
@@ -52,7 +53,7 @@ def command(
     total = len(texts) if source is None else count_lines(source)
     pending = iter(texts) if source is None else (line for _, line in read_lines(source))
     with (
-        load(model, threads=threads) as loaded,
+        load(model, threads=threads, device=device) as loaded,
         open_output(output) as file,
         progress(total) as advance,
     ):
