@@ -161,8 +161,10 @@ def test_a_text_that_cannot_be_used(broken: Path, content: bytes | None, message
 
 
 def test_precisions_that_a_device_cannot_run() -> None:
-    with pytest.raises(ExportError, match="--device cuda runs fp16, not int8; the CPU runs fp32"):
+    with pytest.raises(ExportError, match="cuda runs fp16 and bf16, not int8; the CPU runs fp32"):
         ExportSettings(precision="int8", device="cuda")
+    with pytest.raises(ExportError, match="bf16 runs on CUDA only; add --device cuda"):
+        ExportSettings(precision="bf16")
     with pytest.raises(ExportError, match="--graph portable is exported in fp32, not int8"):
         ExportSettings(precision="int8", graph="portable")
 
