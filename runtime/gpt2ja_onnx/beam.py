@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx.sampler import best_tokens, log_normaliser, log_probabilities, warp
+from gpt2ja_onnx.sampler import best_tokens, log_normaliser, log_probabilities
+from gpt2ja_onnx.warpers import Warpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.sampler import Floats, Ids, SamplerState
+    from gpt2ja_onnx.sampler import SamplerState
+    from gpt2ja_onnx.warpers import Floats, Ids
 
     Logprobs = list[tuple[float, list[tuple[int, float]]]]
 
@@ -78,6 +80,7 @@ class BeamSearch:
     ) -> None:
         self._states = states
         self._config = states[0].config
+        self._warpers = Warpers([self._config])
         self._max_length = max_length
         self._stops = stops
         # The beams are equal at first: the continuations of one are enough.
@@ -136,7 +139,7 @@ class BeamSearch:
         totals, beams, tokens = [], [], []
         for beam in self._live:
             best, kept = self._continuations(beam, scores, ids, logits)
-            warped, kept = warp(best[None], kept[None], [self._config])
+            warped, kept = self._warpers.apply(best[None], kept[None])
             possible = np.flatnonzero(warped[0] > -np.inf)
             totals.append(self._scores[beam] + warped[0, possible].astype(np.float64))
             beams.append(np.full(len(possible), beam))

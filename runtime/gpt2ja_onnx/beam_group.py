@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.beam import Move
     from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.request import Request
-    from gpt2ja_onnx.sampler import Floats, Ids
+    from gpt2ja_onnx.warpers import Floats, Ids
 
 
 class BeamGroup:

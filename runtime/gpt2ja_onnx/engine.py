@@ -17,13 +17,14 @@ from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.logits import joined
 from gpt2ja_onnx.prefill import Prefill, longest_prefix
 from gpt2ja_onnx.request import Request, Sequence
+from gpt2ja_onnx.sampler import Sampler
 from gpt2ja_onnx.tokens import take_tokens
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.beam import Move
     from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.sampler import Floats, Ids
     from gpt2ja_onnx.session import Plan, Session
+    from gpt2ja_onnx.warpers import Floats, Ids
 
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
@@ -57,6 +58,7 @@ class Engine:
         self._max_memory = max_memory
         self._cache = KVCache(session.shape) if cache is None else cache
         self._prefill = Prefill(session, self._cache)
+        self._sampler = Sampler()
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
         self._full = False  # the device has no memory for one more, until one ends
@@ -253,7 +255,7 @@ class Engine:
 
     def _take(self, sequences: list[Sequence], scores: Floats, ids: Ids, logits: Logits) -> None:
         """Take a token for each sequence, and move the rows of beams accordingly."""
-        for group, moves in take_tokens(sequences, scores, ids, logits):
+        for group, moves in take_tokens(self._sampler, sequences, scores, ids, logits):
             try:
                 self._move_beams(group, moves)
             except OutOfMemoryError as error:  # its rows are of no use now
@@ -271,6 +273,8 @@ class Engine:
 
     def _release_ended(self) -> None:
         """Give the rows of ended sequences to the last ones."""
+        if not any(s.finish_reason is not None or s.request.done for s in self.running):
+            return
         for row in range(len(self.running) - 1, -1, -1):
             sequence = self.running[row]
             if sequence.finish_reason is None and not sequence.request.done:

@@ -172,6 +172,11 @@ class Request:
     Iterating gives the chunks of all its sequences as they come, those of a beam search at its
     end; `result` waits for the end; `cancel` ends it. A request is made by
     `GPT2Ja.submit`.
+
+    Attributes:
+        done: Whether every sequence has ended, or the request failed.
+        error: What it failed with.
+        seed: The seed that gives its texts again.
     """
 
     prompt: str
@@ -187,6 +192,7 @@ class Request:
     error: GenerationError | None = None
     results: dict[int, GenerationResult] = field(default_factory=dict)
     cancelled: bool = False
+    done: bool = False
     _events: queue.SimpleQueue[Chunk | None] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
@@ -207,11 +213,6 @@ class Request:
         """Why a sequence ends at `max_length`."""
         wanted = len(self.prompt_ids) + self.config.max_new_tokens
         return "length" if wanted <= self.context else "context"
-
-    @property
-    def done(self) -> bool:
-        """Whether every sequence has ended, or the request failed."""
-        return self.error is not None or len(self.results) == self.config.num_return_sequences
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks of all sequences as they are generated, until the request has ended.
@@ -246,7 +247,8 @@ class Request:
         self._events.put(Chunk(text, token_id, sequence.index, sequence.finish_reason))
         if sequence.finish_reason is not None:
             self.results[sequence.index] = sequence.result()
-            if self.done:
+            if len(self.results) == self.config.num_return_sequences:
+                self.done = True
                 self.first_choice = None
                 self._events.put(None)
 
@@ -254,6 +256,7 @@ class Request:
         """End the request with an error; the first one counts."""
         if not self.done:
             self.error = error
+            self.done = True
             self.first_choice = None
             self._events.put(None)
 

@@ -2,7 +2,7 @@
 
 A step usually sees only the best candidates of each row, which the graph has sorted. They are
 enough when no token outside of them can be kept; a row whose settings ask for more is handled on
-all of its scores. Both go through the same `keep` and `draw`.
+all of its scores. Both go through the same `change_scores` and `Warpers`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.warpers import Warpers, draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from gpt2ja_onnx.config import GenerationConfig
     from gpt2ja_onnx.logits import Logits
-
-    Floats = NDArray[np.float32]
-    Ids = NDArray[np.int64]
+    from gpt2ja_onnx.warpers import Floats, Ids
 
 
 def random_stream(seed: int, sequence_index: int) -> np.random.Generator:
@@ -35,7 +32,7 @@ def random_stream(seed: int, sequence_index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SamplerState:
     """What the sampler knows of one sequence.
 
@@ -54,16 +51,20 @@ class SamplerState:
     prompt_length: int
 
     @property
-    def changes_scores(self) -> bool:
-        """Whether a setting changes or bans single tokens."""
+    def edits(self) -> bool:
+        """Whether a setting other than `min_new_tokens` changes or bans single tokens."""
         config = self.config
         return (
             config.repetition_penalty != 1.0
             or config.no_repeat_ngram_size > 0
             or bool(config.bad_words_ids)
             or bool(config.suppress_tokens)
-            or len(self.history) - self.prompt_length < config.min_new_tokens
         )
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether the text is too short yet to end."""
+        return len(self.history) - self.prompt_length < self.config.min_new_tokens
 
     @property
     def kept_at_most(self) -> int:
@@ -74,44 +75,84 @@ class SamplerState:
         return 1 if config.num_beams == 1 else 2 * config.num_beams
 
 
-def choose(
-    scores: Floats, ids: Ids, logits: Logits, states: Sequence[SamplerState]
-) -> list[int | GenerationError]:
-    """Choose one token for every row.
+class Sampler:
+    """Chooses the tokens of a batch, whose rows are mostly those of the step before."""
 
-    Args:
-        scores: Best scores of each row, sorted downwards, shape (rows, candidates).
-        ids: Their token ids, shape (rows, candidates).
-        logits: All scores, shape (rows, vocabulary); read only for rows that need them.
-        states: One a row.
+    def __init__(self) -> None:
+        self._batch = _Batch([], 0)
 
-    Returns:
-        A token id a row, or the error of a row that has no token left.
-    """
-    chosen: list[int | GenerationError] = [0] * len(states)
-    together: list[int] = []
-    changed = scores
-    complete = scores.shape[1] == logits.shape[1]
-    for row, state in enumerate(states):
-        best = _best_candidates(scores[row], ids[row], state, complete=complete)
-        if best is None:
-            best = _best_of_all(logits[row], state)
-            chosen[row] = _choose_sorted(best[0][None], best[1][None], [state])[0]
-            continue
-        together.append(row)
-        if state.changes_scores:
+    def choose(
+        self, scores: Floats, ids: Ids, logits: Logits, states: Sequence[SamplerState]
+    ) -> list[int | GenerationError]:
+        """Choose one token for every row.
+
+        Args:
+            scores: Best scores of each row, sorted downwards, shape (rows, candidates).
+            ids: Their token ids, shape (rows, candidates).
+            logits: All scores, shape (rows, vocabulary); read only for rows that need them.
+            states: One a row.
+
+        Returns:
+            A token id a row, or the error of a row that has no token left.
+        """
+        batch = self._batch
+        if batch.candidates != scores.shape[1] or batch.states != states:
+            batch = self._batch = _Batch(list(states), scores.shape[1])
+        complete = scores.shape[1] == logits.shape[1]
+        alone: dict[int, int | GenerationError] = {}
+        changed = scores
+        for row in batch.not_as_they_are(scores, ids, complete=complete):
+            best = _best_candidates(scores[row], ids[row], states[row], complete=complete)
+            if best is None:
+                best = _best_of_all(logits[row], states[row])
+                alone[row] = _choose(best[0][None], best[1][None], _Batch([states[row]], 0))[0]
+                continue
             if changed is scores:
                 changed, ids = scores.copy(), ids.copy()
             changed[row], ids[row] = best
-    if together:
-        everything = len(together) == len(states)
-        rows = slice(None) if everything else np.array(together)
-        group = states if everything else [states[row] for row in together]
-        for row, token in zip(
-            together, _choose_sorted(changed[rows], ids[rows], group), strict=True
-        ):
-            chosen[row] = token
-    return chosen
+        if not alone:
+            return _choose(changed, ids, batch)
+        others = [row for row in range(len(states)) if row not in alone]
+        if others:
+            rest = _Batch([states[row] for row in others], 0)
+            alone |= zip(others, _choose(changed[others], ids[others], rest), strict=True)
+        return [alone[row] for row in range(len(states))]
+
+
+class _Batch:
+    """What is the same in every step of these rows: a step costs little beside the graph's.
+
+    Args:
+        states: One a row.
+        candidates: Scores that a row comes with.
+    """
+
+    def __init__(self, states: list[SamplerState], candidates: int) -> None:
+        self.states = states
+        self.candidates = candidates
+        self.drawn = [row for row, state in enumerate(states) if state.config.do_sample]
+        self.warpers = Warpers([states[row].config for row in self.drawn])
+        self._edited = {row for row, state in enumerate(states) if state.edits}
+        self._rows = np.arange(len(states))
+        kept = np.array([state.kept_at_most for state in states], dtype=np.int64)
+        self._bounded = (kept > 0) & (kept < candidates)
+        self._edge = np.where(self._bounded, kept - 1, candidates - 1)
+        # An id that no token has stands for no end token.
+        self._eos = np.array([-1 if s.eos is None else s.eos for s in states])[:, None]
+
+    def not_as_they_are(self, scores: Floats, ids: Ids, *, complete: bool) -> list[int]:
+        """Rows whose candidates some setting changes, or may not be enough for."""
+        rows = set(self._edited)
+        if not complete:
+            # What ties with the last candidate may go on outside.
+            enough = scores[self._rows, self._edge] > scores[:, -1]
+            if not enough.all():
+                rows.update(np.flatnonzero(~enough).tolist())
+        held = [row for row, state in enumerate(self.states) if state.must_go_on]
+        if held:
+            ends = (ids == self._eos).any(axis=1)
+            rows.update(row for row in held if ends[row])
+        return sorted(rows)
 
 
 def best_tokens(
@@ -142,7 +183,7 @@ def _best_candidates(
     if not complete and not 0 < kept < len(scores):
         return None
     lowest = scores[-1]
-    if state.changes_scores:
+    if state.edits or state.must_go_on:
         # As long as changes only lower, no token outside can rise above the lowest raw candidate.
         if state.config.repetition_penalty < 1 and not complete:
             return None
@@ -168,27 +209,23 @@ def _best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
     return scores[order], every[order]
 
 
-def _choose_sorted(
-    scores: Floats, ids: Ids, states: Sequence[SamplerState]
-) -> list[int | GenerationError]:
+def _choose(scores: Floats, ids: Ids, batch: _Batch) -> list[int | GenerationError]:
     """Choose from scores that are sorted downwards, equal ones by rising id."""
-    chosen: list[int | GenerationError] = [int(token) for token in ids[:, 0]]
-    for row in np.flatnonzero(scores[:, 0] == -np.inf).tolist():
+    chosen: list[int | GenerationError] = ids[:, 0].tolist()
+    nothing = scores[:, 0] == -np.inf
+    if nothing.any():
+        scores = np.where(nothing[:, None], np.float32(0), scores)
+    drawn = batch.drawn
+    if drawn:
+        uniform = np.array([batch.states[row].random.random() for row in drawn])
+        if len(drawn) < len(chosen):
+            drawn_ids = draw(*batch.warpers.apply(scores[drawn], ids[drawn]), uniform)
+        else:
+            drawn_ids = draw(*batch.warpers.apply(scores, ids), uniform)
+        for row, token in zip(drawn, drawn_ids.tolist(), strict=True):
+            chosen[row] = token
+    for row in np.flatnonzero(nothing).tolist():
         chosen[row] = GenerationError("the settings leave no token that could follow")
-    drawn = [
-        row
-        for row, state in enumerate(states)
-        if state.config.do_sample and not isinstance(chosen[row], GenerationError)
-    ]
-    if not drawn:
-        return chosen
-    configs = [states[row].config for row in drawn]
-    if len(drawn) < len(states):
-        scores, ids = scores[drawn], ids[drawn]
-    warped, ids = warp(scores, ids, configs)
-    uniform = np.array([states[row].random.random() for row in drawn])
-    for row, token in zip(drawn, draw(warped, ids, uniform), strict=True):
-        chosen[row] = int(token)
     return chosen
 
 
@@ -208,7 +245,7 @@ def change_scores(scores: Floats, ids: Ids, state: SamplerState) -> None:
         scores[seen] = np.where(held < 0, held * penalty, held / penalty)
     banned = [*_completed_ngrams(history, config.no_repeat_ngram_size)]
     banned += _completed_words(history, config.bad_words_ids, state.eos)
-    if state.eos is not None and len(history) - state.prompt_length < config.min_new_tokens:
+    if state.must_go_on and state.eos is not None:
         banned.append(state.eos)
     banned += config.suppress_tokens
     if banned:
@@ -244,94 +281,6 @@ def _completed_words(
             )
         )
     ]
-
-
-def warp(scores: Floats, ids: Ids, configs: Sequence[GenerationConfig]) -> tuple[Floats, Ids]:
-    """Temperature, top-k, top-p, min-p and typical-p, in this order.
-
-    Args:
-        scores: Sorted downwards, shape (rows, n).
-        ids: Their token ids, shape (rows, n).
-        configs: Settings, one a row.
-
-    Returns:
-        Scores divided by the temperature, those not kept at minus infinity, and their ids: sorted
-        downwards, equal scores by falling id, the order that a stable sort gives transformers'
-        top-p (torch leaves the order of its own sort open).
-    """
-    temperature = np.array([c.temperature for c in configs], dtype=np.float32)[:, None]
-    if (temperature != 1).any():
-        scores = scores / temperature
-    keep = np.array([c.min_tokens_to_keep for c in configs])
-    always = np.arange(scores.shape[1]) < keep[:, None]
-    top_k = np.maximum([c.top_k or scores.shape[1] for c in configs], keep)
-    widest = min(int(top_k.max()), scores.shape[1])
-    edge = np.take_along_axis(scores, np.minimum(top_k, scores.shape[1])[:, None] - 1, axis=1)
-    while widest < scores.shape[1] and (scores[:, widest] >= edge[:, 0]).any():
-        widest += 1
-    scores, ids, always = scores[:, :widest], ids[:, :widest], always[:, :widest]
-    scores = np.where(scores >= edge, scores, np.float32(-np.inf))
-    tied = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] != -np.inf)
-    if tied.any():
-        ids = ids.copy()
-        for row in np.flatnonzero(tied.any(axis=1)).tolist():
-            order = np.lexsort((-ids[row], -scores[row]))
-            scores[row], ids[row] = scores[row, order], ids[row, order]
-    top_p = np.array([c.top_p for c in configs])
-    if (top_p < 1).any():
-        tail = np.cumsum(softmax(scores)[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
-        outside = tail.astype(np.float32) <= (1 - top_p).astype(np.float32)[:, None]
-        scores[outside & ~always & (top_p < 1)[:, None]] = -np.inf
-    min_p = np.array([c.min_p for c in configs], dtype=np.float32)
-    if (min_p > 0).any():
-        probabilities = softmax(scores)
-        outside = probabilities < min_p[:, None] * probabilities[:, :1]
-        scores[outside & ~always] = -np.inf
-    for row, config in enumerate(configs):
-        if config.typical_p < 1:
-            _keep_typical(scores[row], config.typical_p, config.min_tokens_to_keep)
-    return scores, ids
-
-
-def _keep_typical(scores: Floats, mass: float, keep: int) -> None:
-    """Keep, in place, the tokens whose information is nearest to its expectation.
-
-    Meister et al., 2022, "Locally Typical Sampling".
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        information = -np.log(softmax(scores[None])[0])
-        expected = np.nansum(np.exp(-information) * information)
-        distance = np.abs(information - expected)
-    order = np.argsort(distance, kind="stable")
-    cumulative = np.cumsum(softmax(scores[None, order])[0], dtype=np.float64).astype(np.float32)
-    last = min(int((cumulative < np.float32(mass)).sum()), len(scores) - 1)
-    outside = distance > distance[order[last]]
-    outside[order[:keep]] = False
-    scores[outside] = -np.inf
-
-
-def draw(scores: Floats, ids: Ids, uniform: NDArray[np.float64]) -> Ids:
-    """Draw one id a row by inverting the cumulative distribution of softmax(scores).
-
-    Args:
-        scores: Shape (rows, n); minus infinity for what is not kept.
-        ids: Token ids, shape (rows, n).
-        uniform: Numbers in [0, 1), shape (rows,).
-
-    Returns:
-        Token ids, shape (rows,).
-    """
-    cumulative = np.cumsum(softmax(scores), axis=1, dtype=np.float64)
-    position = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
-    last = scores.shape[1] - 1 - np.argmax(scores[:, ::-1] != -np.inf, axis=1)
-    return np.take_along_axis(ids, np.minimum(position, last)[:, None], axis=1)[:, 0]
-
-
-def softmax(scores: Floats) -> Floats:
-    """Softmax along the last axis, in float32."""
-    exponentials: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    exponentials /= exponentials.sum(axis=-1, keepdims=True)
-    return exponentials
 
 
 def log_normaliser(logits: Floats) -> float:

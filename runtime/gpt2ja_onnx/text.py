@@ -38,15 +38,19 @@ class TextStream:
         """Take one more token and return the text that is certain now."""
         if self.stopped:
             return ""
-        if self._tokenizer.is_byte(token):
+        text = self._tokenizer.token_text(token)
+        if text is None:
             self._spelled.append(token)
-            spelled = self._tokenizer.piece_text(self._spelled)
-            if "\ufffd" in spelled and len(self._spelled) < 4:
+            text = self._tokenizer.piece_text(self._spelled)
+            if "\ufffd" in text and len(self._spelled) < 4:
                 return ""
-            self._held += spelled
-        else:
-            self._held += self._tokenizer.piece_text([*self._spelled, token])
-        self._spelled.clear()
+            self._spelled.clear()
+        elif self._spelled:
+            text = self._tokenizer.piece_text([*self._spelled, token])
+            self._spelled.clear()
+        self._held += text
+        if not self._stop:
+            return self._release(len(self._held))
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True

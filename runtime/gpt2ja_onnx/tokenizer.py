@@ -29,6 +29,7 @@ class Tokenizer:
             raise BundleError(f"{model_file}: is not a sentencepiece model") from error
         self.vocab_size: int = self._processor.get_piece_size()
         self._unknown: int = self._processor.unk_id()
+        self._texts: dict[int, str | None] = {}  # of tokens that were looked up
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; text outside the vocabulary becomes ``<unk>``.
@@ -48,23 +49,32 @@ class Tokenizer:
         parts: list[str] = []
         spelled = bytearray()
         for token in ids:
-            if self.is_byte(token):
+            text = self.token_text(token)
+            if text is None:
                 spelled.append(int(self.piece(token)[1:-1], 16))
                 continue
             if spelled:
                 parts.append(spelled.decode("utf-8", errors="replace"))
                 spelled.clear()
-            if token != self._unknown and not self._processor.is_control(token):
-                parts.append(self.piece(token).replace(_SPACE, " "))
+            parts.append(text)
         return "".join(parts) + spelled.decode("utf-8", errors="replace")
 
-    def is_byte(self, token: int) -> bool:
-        """Whether `token` is one byte of a character rather than text of its own.
+    def token_text(self, token: int) -> str | None:
+        """Text of one id, empty for a special token; None for one byte of a character.
 
         Tokenizers with byte fallback spell a rare character in pieces such as <0xE3>.
         """
-        found: bool = self._processor.is_byte(token)
-        return found
+        try:
+            return self._texts[token]
+        except KeyError:
+            pass
+        text: str | None = ""
+        if self._processor.is_byte(token):
+            text = None
+        elif token != self._unknown and not self._processor.is_control(token):
+            text = self.piece(token).replace(_SPACE, " ")
+        self._texts[token] = text
+        return text
 
     def piece(self, token: int) -> str:
         """The piece of one id as the vocabulary writes it."""

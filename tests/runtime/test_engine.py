@@ -60,7 +60,8 @@ class FakeSession:
 
 
 TOKENIZER = SimpleNamespace(
-    piece_text=lambda ids: "".join(chr(97 + i) for i in ids), is_byte=lambda token: False
+    piece_text=lambda ids: "".join(chr(97 + i) for i in ids),
+    token_text=lambda token: chr(97 + token),
 )
 
 

@@ -123,7 +123,7 @@ def test_closing_drains_and_then_refuses(bundles: dict[str, Path]) -> None:
 def test_broken_scores_fail_their_request_alone(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    """A row whose logits are broken fails; the rows beside it go on untouched."""
+    """A row whose cache is broken fails; the rows beside it go on untouched."""
     from gpt2ja_onnx.session import Plan
 
     with GPT2Ja.load(bundles["fp32"]) as model:
@@ -131,9 +131,9 @@ def test_broken_scores_fail_their_request_alone(
         run = Plan.run
 
         def poisoned(plan: Plan) -> None:
-            run(plan)
             if plan.logits.shape[0] == 2:
-                plan.logits[0, 0, 5] = value
+                model._worker._engine._cache.buffer[1, 0, :, 0] = value
+            run(plan)
 
         monkeypatch.setattr(Plan, "run", poisoned)
         outcomes = list(model.generate_many((p, SAMPLED) for p in PROMPTS[:2]))

@@ -15,14 +15,8 @@ from transformers import generation as hf
 
 from gpt2ja_onnx.config import GenerationConfig
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.sampler import (
-    SamplerState,
-    change_scores,
-    choose,
-    random_stream,
-    softmax,
-    warp,
-)
+from gpt2ja_onnx.sampler import Sampler, SamplerState, change_scores, random_stream
+from gpt2ja_onnx.warpers import Warpers, softmax
 from tests.tolerances import PROBABILITY, assert_near
 
 EOS = 3
@@ -75,7 +69,7 @@ def our_probabilities(logits: np.ndarray, state: SamplerState) -> np.ndarray:
     ids = np.arange(len(scores))
     change_scores(scores, ids, state)
     order = np.lexsort((ids, -scores))
-    kept, kept_ids = warp(scores[None, order], ids[None, order], [state.config])
+    kept, kept_ids = Warpers([state.config]).apply(scores[None, order], ids[None, order])
     probabilities = np.zeros(len(scores), dtype=np.float32)
     probabilities[kept_ids[0]] = softmax(kept)[0]
     return probabilities
@@ -139,8 +133,8 @@ def test_candidates_give_what_all_scores_give(
     ids = order[:, :CANDIDATES].astype(np.int64)
     scores = np.take_along_axis(logits, ids, axis=1)
     everything = np.take_along_axis(logits, order, axis=1)
-    short = choose(scores, ids, logits, [make_state(c, h) for c, h, _ in rows])
-    full = choose(everything, order, logits, [make_state(c, h) for c, h, _ in rows])
+    short = Sampler().choose(scores, ids, logits, [make_state(c, h) for c, h, _ in rows])
+    full = Sampler().choose(everything, order, logits, [make_state(c, h) for c, h, _ in rows])
     assert list(map(str, short)) == list(map(str, full))
 
 
@@ -151,7 +145,7 @@ def test_greedy_takes_the_best_and_the_lowest_id_of_equal_ones(vocabulary: int) 
     ids = np.lexsort((np.arange(vocabulary), -logits[0]))[None, :CANDIDATES]
     scores = np.take_along_axis(logits, ids, axis=1)
     state = make_state(GenerationConfig(), np.array([1, 2, 3]))
-    assert choose(scores, ids, logits, [state]) == [7]
+    assert Sampler().choose(scores, ids, logits, [state]) == [7]
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:
@@ -161,10 +155,11 @@ def test_drawn_tokens_follow_the_distribution() -> None:
     expected = our_probabilities(logits, make_state(config, np.array([1, 2, 3])))
     order = np.lexsort((np.arange(VOCABULARY), -logits))[None]
     state = make_state(config, np.array([1, 2, 3]), seed=11)
+    sampler = Sampler()
     draws = 20_000
     counts = np.zeros(VOCABULARY)
     for _ in range(draws):
-        (token,) = choose(logits[order], order, logits[None], [state])
+        (token,) = sampler.choose(logits[order], order, logits[None], [state])
         assert isinstance(token, int)
         counts[token] += 1
     kept = expected > 0
@@ -189,6 +184,6 @@ def test_nothing_left_is_an_error_of_that_row_alone() -> None:
     order = np.tile(np.arange(4), (2, 1))
     banned = GenerationConfig(suppress_tokens=(0, 1, 2, 3))
     states = [make_state(banned, np.array([1])), make_state(GenerationConfig(), np.array([1]))]
-    first, second = choose(logits, order, logits, states)
+    first, second = Sampler().choose(logits, order, logits, states)
     assert isinstance(first, GenerationError)
     assert second == 0

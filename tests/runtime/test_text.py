@@ -45,8 +45,8 @@ class Letters:
         raw = bytes(i - 100 for i in ids if i >= 100)
         return raw.decode("utf-8", "replace") + "".join(chr(97 + i) for i in ids if i < 100)
 
-    def is_byte(self, token: int) -> bool:
-        return token >= 100
+    def token_text(self, token: int) -> str | None:
+        return None if token >= 100 else chr(97 + token)
 
 
 def pushed(text: str, stop: tuple[str, ...]) -> tuple[list[str], TextStream]:
