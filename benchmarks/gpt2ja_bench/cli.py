@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from gpt2ja_bench.cli_reports import compare_command, pages_command
-from gpt2ja_bench.engines import CUDA_ENGINES, ENGINES
+from gpt2ja_bench.engines.table import CUDA_ENGINES, ENGINES
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, read_report
 from gpt2ja_bench.shape import PUBLISHED, Shape
 from gpt2ja_bench.workloads import PLANS, QUICK_PLANS, Plan

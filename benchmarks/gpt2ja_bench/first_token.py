@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gpt2ja_bench.engines.base import Job
-from gpt2ja_bench.engines.spec import make_engine
-from gpt2ja_bench.process import peak_memory
+from gpt2ja_bench.engines.base import Job, make_engine
+from gpt2ja_bench.memory import peak_memory
 
 
 def main() -> None:

@@ -6,18 +6,17 @@ import multiprocessing
 import os
 import signal
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gpt2ja_bench.engines.spec import make_engine
+from gpt2ja_bench.engines.base import make_engine
+from gpt2ja_bench.memory import peak_memory, reset_peak_memory
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from gpt2ja_bench.engines.spec import EngineSpec
-
-_MiB = 1024
 
 
 class EngineProcess:
@@ -92,19 +91,6 @@ class EngineProcess:
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n") if self._log.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def peak_memory() -> int:
-    """Most bytes that this process had in memory since `reset_peak_memory`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * _MiB
-    return 0
-
-
-def reset_peak_memory() -> None:
-    """Forget the peak so far; see ``clear_refs`` in Linux's proc(5)."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _serve(connection: Connection, spec: EngineSpec, device: str, log: Path) -> None:

@@ -7,7 +7,6 @@ import functools
 import io
 import re
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, get_args
 
 from gpt2ja_onnx import bundle
@@ -112,6 +111,8 @@ def _missing_libraries(cuda_major: str) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     try:
         return version(package)
     except PackageNotFoundError:

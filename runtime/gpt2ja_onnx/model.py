@@ -16,7 +16,7 @@ from gpt2ja_onnx.engine import Engine
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
 from gpt2ja_onnx.request import Request
 from gpt2ja_onnx.scoring import Score, Scorer, perplexity
-from gpt2ja_onnx.threads import available_threads
+from gpt2ja_onnx.threads import available_threads, started
 from gpt2ja_onnx.tokenizer import Tokenizer
 from gpt2ja_onnx.worker import Worker
 
@@ -98,19 +98,25 @@ class GPT2Ja:
             raise BundleError(
                 f"{path}: is a {manifest.graph} bundle for other tools; the runtime runs fused ones"
             )
-        tokenizer = Tokenizer(path / bundle.TOKENIZER_FILE)
+        # onnxruntime packs the weights meanwhile: the two are most of what a start takes.
+        session_loaded = started(
+            lambda: open_session(
+                path,
+                manifest,
+                threads=available_threads() if threads is None else threads,
+                device=device,
+                cuda_graphs=cuda_graphs,
+            )
+        )
+        try:
+            tokenizer = Tokenizer(path / bundle.TOKENIZER_FILE)
+        finally:
+            session = session_loaded()
         if tokenizer.vocab_size != manifest.shape.vocab_size:
             raise BundleError(
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
                 f"{manifest.shape.vocab_size}"
             )
-        session = open_session(
-            path,
-            manifest,
-            threads=available_threads() if threads is None else threads,
-            device=device,
-            cuda_graphs=cuda_graphs,
-        )
         engine = Engine(
             session, max_rows=batch_size, max_memory=max_memory, cache=session.new_cache()
         )

@@ -1,10 +1,18 @@
-"""How many threads this process may really use."""
+"""How many threads this process may really use, and one for what can run beside the rest."""
 
 from __future__ import annotations
 
 import math
 import os
+import queue
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -37,3 +45,27 @@ def _quota() -> float | None:
     except ValueError:  # "max": no limit
         return None
     return quota if quota > 0 else None
+
+
+def started(function: Callable[[], T]) -> Callable[[], T]:
+    """Run a function in a thread of its own, for what gives the interpreter free for long.
+
+    Returns:
+        A call that waits for it, and returns or raises what it did. To be called once.
+    """
+    outcome: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((function(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    def wait() -> T:
+        value, error = outcome.get()
+        if error is not None:
+            raise error
+        return cast("T", value)
+
+    threading.Thread(target=run, name="gpt2ja-onnx load", daemon=True).start()
+    return wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -133,3 +134,10 @@ def sum_logprobs(logits: NDArray[np.float32], ids: Sequence[int]) -> float:
     norm = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
     chosen = rows[np.arange(len(ids) - 1), np.asarray(ids[1:])]
     return float((chosen - norm).sum())
+
+
+def make_engine(kind: str, precision: str, device: str) -> Engine:
+    """The engine ``module:class``, in the process that is to run it."""
+    module, name = kind.split(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(precision, device)
+    return engine

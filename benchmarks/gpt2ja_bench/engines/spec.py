@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from gpt2ja_bench.engines.base import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,3 @@ class EngineSpec:
     def library(self) -> str:
         """Package and version."""
         return f"{self.packages[0]} {version(self.packages[0])}"
-
-
-def make_engine(kind: str, precision: str, device: str) -> Engine:
-    """The engine ``module:class``, in the process that is to run it."""
-    module, name = kind.split(":")
-    engine: Engine = getattr(importlib.import_module(module), name)(precision, device)
-    return engine
