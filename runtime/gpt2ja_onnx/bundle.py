@@ -6,7 +6,6 @@ manifest, ``bundle.json``, that names every file with its size and SHA-256.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -186,6 +185,8 @@ def read_manifest(directory: Path, *, verify_hashes: bool = False) -> Manifest:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    import hashlib  # brings OpenSSL, which loading does without
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

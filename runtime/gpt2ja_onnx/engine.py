@@ -11,7 +11,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.beam_group import BeamGroup
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.logits import joined
@@ -22,6 +21,7 @@ from gpt2ja_onnx.tokens import take_tokens
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.beam import Move
+    from gpt2ja_onnx.beam_group import BeamGroup
     from gpt2ja_onnx.logits import Logits
     from gpt2ja_onnx.session import Plan, Session
     from gpt2ja_onnx.warpers import Floats, Ids
@@ -90,8 +90,12 @@ class Engine:
             for sequence in sequences:
                 sequence.finish_reason = "context"
                 request.deliver(sequence, "")
+        elif beams == 1:
+            self.waiting += sequences
         else:
-            self.waiting += sequences if beams == 1 else BeamGroup(request).sequences
+            from gpt2ja_onnx.beam_group import BeamGroup  # most processes search nothing
+
+            self.waiting += BeamGroup(request).sequences
 
     def step(self) -> None:
         """Drop what is overdue, admit what fits, and generate one token for every row."""

@@ -98,20 +98,18 @@ class GPT2Ja:
             raise BundleError(
                 f"{path}: is a {manifest.graph} bundle for other tools; the runtime runs fused ones"
             )
-        # onnxruntime packs the weights meanwhile: the two are most of what a start takes.
-        session_loaded = started(
-            lambda: open_session(
+        # Packing the weights and reading the pieces are most of what a start takes.
+        tokenizer_loaded = started(lambda: Tokenizer(path / bundle.TOKENIZER_FILE))
+        try:
+            session = open_session(
                 path,
                 manifest,
                 threads=available_threads() if threads is None else threads,
                 device=device,
                 cuda_graphs=cuda_graphs,
             )
-        )
-        try:
-            tokenizer = Tokenizer(path / bundle.TOKENIZER_FILE)
         finally:
-            session = session_loaded()
+            tokenizer = tokenizer_loaded()
         if tokenizer.vocab_size != manifest.shape.vocab_size:
             raise BundleError(
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import queue
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -199,7 +199,7 @@ class Request:
         if self.seed < 0:
             given = self.config.seed
             # Drawn seeds stay exact in JSON, whose numbers are doubles to many readers.
-            self.seed = secrets.randbits(53) if given is None else given
+            self.seed = int.from_bytes(os.urandom(8)) >> 11 if given is None else given
         if self.config.timeout is not None:
             self.deadline = time.monotonic() + self.config.timeout
 

@@ -65,8 +65,10 @@ class Session:
         options.inter_op_num_threads = 1
         # The exporter has made every fusion; optimising again would only cost load time.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Shapes change from call to call; patterns of them would pile up.
+        # Shapes change from call to call; patterns of them would pile up, and an arena would keep
+        # what the longest prompt and the packing of the weights took. Steps are as fast without.
         options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # what fails is raised
         return options
 
