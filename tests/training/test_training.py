@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sentencepiece
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2ja_onnx.cli import main
+from gpt2ja_onnx.demo import demo_checkpoint
 from gpt2ja_onnx.errors import CorpusError, SettingError
 from gpt2ja_train import CorpusSettings, TrainingSettings, make_corpus
 from gpt2ja_train.blocks import iterate_blocks
+from gpt2ja_train.network import make_network
+from gpt2ja_train.optimizer import make_optimizer
 from tests.conftest import SAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+DEMO_SPIECE = demo_checkpoint() / "spiece.model"
 
 
 def read(directory: Path) -> dict[str, list[str]]:
@@ -81,6 +88,21 @@ def test_settings_default_to_the_card() -> None:
         TrainingSettings(width=10, heads=3)
 
 
+def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest() -> None:
+    settings = TrainingSettings(layers=1, width=32, heads=1, context=16)
+    model = make_network(DEMO_SPIECE, settings)
+    optimizer = make_optimizer("muon", model, 1e-3)
+    sizes = [[p.ndim for p in group["params"]] for group in optimizer.param_groups]
+    assert sizes[0] == [2] * 4
+    assert sum(map(len, sizes)) == len(list(model.parameters()))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    ids = torch.arange(16)[None]
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    moved = [(a != b).any().item() for a, b in zip(before, model.parameters(), strict=True)]
+    assert all(moved)
+
+
 def call(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -92,7 +114,7 @@ def call(*arguments: object) -> int:
 def test_the_recipe_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Text → corpus → tokenizer → model → resumed → bundle → text."""
+    """Text → corpus → tokenizer → model → resumed → gone on from → bundle → text."""
     monkeypatch.chdir(tmp_path)
     lines = SAMPLE.read_text().splitlines()
     for name, part in (("train", lines * 6), ("valid", lines[:12]), ("test", lines[12:24])):
@@ -104,8 +126,8 @@ def test_the_recipe_end_to_end(
     assert type(AutoTokenizer.from_pretrained("tokenizer")).__name__ == "BertGenerationTokenizer"
     options = ("train", "model", "--corpus", "corpus", "--tokenizer", "tokenizer", "--output",
                "model", "--layers", 1, "--width", 32, "--heads", 1, "--context", 32,
-               "--learning-rate", 0.01, "--eval-steps", 10, "--checkpoint-steps", 5,
-               "--patience", 9, "--save-dtype", "float16")  # fmt: skip
+               "--optimizer", "muon", "--learning-rate", 0.01, "--eval-steps", 10,
+               "--checkpoint-steps", 5, "--patience", 9, "--save-dtype", "float16")  # fmt: skip
     assert call(*options, "--max-steps", 20) == 0
     first = json.loads((tmp_path / "model/training.json").read_text())
     losses = [entry["eval_loss"] for entry in first["curve"] if "eval_loss" in entry]
@@ -118,6 +140,16 @@ def test_the_recipe_end_to_end(
     assert second["steps"] == 40
     assert second["valid_loss"] < first["valid_loss"]
     assert second["test_bits_per_character"] > 0
+
+    further = ("train", "model", "--corpus", "corpus", "--tokenizer", "tokenizer", "--output",
+               "further", "--init-from", "model", "--max-steps", 1, "--learning-rate", 1e-9,
+               "--checkpoint-steps", 5)  # fmt: skip
+    assert call(*further) == 1
+    assert "has a context of 32, expected 1024" in capsys.readouterr().err
+    assert call(*further, "--context", 32) == 0
+    third = json.loads((tmp_path / "further/training.json").read_text())
+    assert third["valid_loss"] == pytest.approx(second["valid_loss"], abs=0.02)
+    assert third["parameters"] == second["parameters"]
 
     assert AutoModelForCausalLM.from_pretrained("model", dtype="auto").dtype.itemsize == 2
     assert call("export", "model", "bundle", "--precision", "fp32") == 0

@@ -73,6 +73,11 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
 @click.option("--corpus", type=DIRECTORY, required=True, help="Output of `train corpus`.")
 @click.option("--tokenizer", type=DIRECTORY, required=True, help="Output of `train tokenizer`.")
 @click.option("--output", type=DIRECTORY, required=True, help="Directory to write.")
+@click.option(
+    "--init-from",
+    metavar="CHECKPOINT",
+    help="Go on from these weights, in their shape; a directory or a hub id.",
+)
 @click.option("--layers", default=12, show_default=True)
 @click.option("--width", default=768, show_default=True)
 @click.option("--heads", default=12, show_default=True)
@@ -81,6 +86,13 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--max-steps", default=0, show_default=True, help="Stop there; 0: by --epochs.")
 @click.option("--batch-size", default=2, show_default=True, help="Blocks a step and device.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adam", "muon"]),
+    default="adam",
+    show_default=True,
+    help="muon reaches a loss in fewer steps than the card's adam.",
+)
 @click.option("--learning-rate", default=1e-4, show_default=True)
 @click.option("--warmup-steps", default=0, show_default=True)
 @click.option("--eval-steps", default=0, show_default=True, help="0: once an epoch.")

@@ -1,0 +1,85 @@
+"""The network that is trained: made from a shape or read from a checkpoint, and saved as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sentencepiece
+
+from gpt2ja_onnx.errors import CheckpointError
+from gpt2ja_train.tokenizer import SPECIAL_TOKENS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import GPT2LMHeadModel
+
+    from gpt2ja_train.model import TrainingSettings
+
+
+def make_network(spiece: Path, settings: TrainingSettings) -> GPT2LMHeadModel:
+    """A GPT-2 in fp32, with random weights or those of ``settings.init_from``.
+
+    Raises:
+        CheckpointError: ``settings.init_from`` cannot be read, or has another vocabulary or
+            context.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
+    if settings.init_from is not None:
+        return _read(settings.init_from, processor.get_piece_size(), settings)
+    ids = {f"{name}_id": processor.piece_to_id(piece) for name, piece in SPECIAL_TOKENS.items()}
+    config = GPT2Config(
+        vocab_size=processor.get_piece_size(),
+        n_positions=settings.context,
+        n_ctx=settings.context,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        tokenizer_class="BertGenerationTokenizer",
+        **_dropouts(settings),
+        **ids,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def save_network(model: Any, tokenizer: Path, output: Path, dtype: str) -> None:
+    """Write a Hugging Face checkpoint with its tokenizer and the card's sampling settings."""
+    import torch
+    from transformers import AutoTokenizer, GenerationConfig
+
+    special = {key: getattr(model.config, key) for key in ("pad_token_id", "bos_token_id")}
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        top_k=50,
+        top_p=0.95,
+        eos_token_id=model.config.eos_token_id,
+        **special,
+    )
+    model.to(getattr(torch, dtype)).save_pretrained(output)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(output)
+
+
+def _read(location: str, vocab_size: int, settings: TrainingSettings) -> GPT2LMHeadModel:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    try:
+        model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(
+            location, dtype=torch.float32, **_dropouts(settings)
+        )
+    except Exception as error:  # the hub, torch, safetensors and pickle each raise their own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{location}: cannot be read: {reason}") from error
+    for what, found, wanted in (
+        ("vocabulary", model.config.vocab_size, vocab_size),
+        ("context", model.config.n_positions, settings.context),
+    ):
+        if found != wanted:
+            raise CheckpointError(f"{location}: has a {what} of {found}, expected {wanted}")
+    return model
+
+
+def _dropouts(settings: TrainingSettings) -> dict[str, float]:
+    return dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), settings.dropout)

@@ -1,0 +1,67 @@
+"""The optimisers of a training run: the model card's Adam, and Muon, which needs fewer tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+OptimizerName = Literal["adam", "muon"]
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+
+
+def make_optimizer(name: OptimizerName, model: nn.Module, learning_rate: float) -> Any:
+    """An optimiser over all parameters of a GPT-2, without weight decay.
+
+    Args:
+        name: ``adam``, or ``muon`` for the matrices of the blocks and Adam for the rest.
+        model: Whose parameters to train.
+        learning_rate: Of both; Muon's steps are scaled to the size that Adam's would have.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in parameters.items() if name == "muon" and p.ndim == 2 and ".h." in n]
+    chosen = {id(matrix) for matrix in matrices}
+    others = [p for p in parameters.values() if id(p) not in chosen]
+    adam = torch.optim.Adam(others, lr=learning_rate, betas=_BETAS, eps=_EPSILON, fused=True)
+    if not matrices:
+        return adam
+    muon = torch.optim.Muon(
+        matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+    )
+    return _Both(muon, adam)
+
+
+class _Both(torch.optim.Optimizer):
+    """Two optimisers over different parameters as one, for a trainer that takes one.
+
+    Muon: Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks"; the
+    scale of its steps: Liu et al., 2025, "Muon is Scalable for LLM Training".
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self._parts = parts
+        groups = [group for part in parts for group in part.param_groups]
+        super().__init__([{"params": group["params"]} for group in groups], {})
+        self.param_groups = groups  # the parts' own: who changes a learning rate changes theirs
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        assert closure is None
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the parts, in their order."""
+        return {str(index): part.state_dict() for index, part in enumerate(self._parts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        for index, part in enumerate(self._parts):
+            part.load_state_dict(state_dict[str(index)])
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
