@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 )
 @click.option("--verify/--no-verify", default=True, help="Compare with PyTorch.  [default: yes]")
 @click.option("--eval-text", type=click.Path(path_type=Path), help="Text for the perplexities.")
+@click.option(
+    "--calibration-text",
+    type=click.Path(path_type=Path),
+    help="Text that shows what range an int8 cache needs.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing OUTPUT.")
 def command(
     paths: tuple[str, ...], revision: str | None, force: bool, precision: Any, **settings: Any

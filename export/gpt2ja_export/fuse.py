@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from gpt2ja_export.candidates import add_candidates
 from gpt2ja_export.graph import MICROSOFT, GraphEditor, ancestor, only_consumer, producer, scalar
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.errors import ExportError
@@ -68,23 +69,28 @@ class _Fusion(GraphEditor):
         self._expect("attention", layers)
         self._fuse_gelus()
         self._expect("fast_gelu", layers)
-        self._fuse_skip_norms()
-        self._expect("skip_norm", 2 * layers + 1)
         self._flatten_embedding()
         self._expect("embedding", 1)
         self._select_positions()
         self._expect("positions", 1)
+        self._expect("norm", 2 * layers + 1, len(self.nodes("LayerNormalization")))
+        if self.device == "cuda":  # on the CPU the sums and the norm are faster by themselves
+            self._fuse_skip_norms()
+            self._expect("skip_norm", 2 * layers + 1)
         self._attach_head()
         self._expect("head", 1)
-        self._add_candidates()
+        add_candidates(self.graph, self.shape, self.device)
+        self.counts["candidates"] += 1
         if self.device == "cuda":
             self._add_sums()
 
-    def _expect(self, name: str, count: int) -> None:
-        if self.counts[name] != count:
+    def _expect(self, name: str, count: int, found: int | None = None) -> None:
+        if found is None:
+            found = self.counts[name]
+        if found != count:
             raise ExportError(
-                f"the rewrite {name!r} was made {self.counts[name]} times, expected {count}: "
-                "the exported graph has a structure that this release does not know"
+                f"{name!r} was found {found} times, expected {count}: the exported graph has a "
+                "structure that this release does not know"
             )
 
     # --- the rewrites, in the order in which they run ---
@@ -207,14 +213,11 @@ class _Fusion(GraphEditor):
         """
         order = {id(node): index for index, node in enumerate(self.graph)}
         attention = self.nodes("GroupQueryAttention")[-1]
-        norm = next(
-            node
-            for node in self.nodes("SkipLayerNormalization")
-            if ancestor(node.inputs[0], "GroupQueryAttention") is attention
-        )
+        residual = self._residual_beside(attention.outputs[0])
+        if residual is None:
+            return
         gather = self._gather_flat if self.device == "cuda" else self._gather_by_row
-        for value in (attention.outputs[0], norm.inputs[1]):
-            assert value is not None
+        for value in (attention.outputs[0], residual):
             users = [
                 usage for usage in value.uses() if order[id(usage.node)] > order[id(attention)]
             ]
@@ -261,34 +264,11 @@ class _Fusion(GraphEditor):
         self.replace(logits, product)
         self.counts["head"] += 1
 
-    def _add_candidates(self) -> None:
-        """The best scores and their ids beside the logits."""
-        count = self.store("candidates", np.array([self.shape.candidates], dtype=np.int64))
-        node = ir.Node(
-            "",
-            "TopK",
-            [self.output(bundle.LOGITS), count],
-            [ir.AttrInt64("sorted", 1)],
-            num_outputs=2,
-        )
-        self.graph.append(node)
-        dims = ir.Shape(["rows", "positions", self.shape.candidates])
-        for output, name, kind in (
-            (node.outputs[0], bundle.CANDIDATE_SCORES, ir.DataType.FLOAT),
-            (node.outputs[1], bundle.CANDIDATE_IDS, ir.DataType.INT64),
-        ):
-            output.name, output.type, output.shape = name, ir.TensorType(kind), dims
-        self.graph.outputs[1:1] = list(node.outputs)
-        self.counts["candidates"] += 1
-
     def _add_sums(self) -> None:
         """The sum of each position's logits: as finite as they are, and cheaper to read."""
         axes = self.store("sum_axes", np.array([2], dtype=np.int64))
-        node = ir.Node(
-            "", "ReduceSum", [self.output(bundle.LOGITS), axes], [ir.AttrInt64("keepdims", 0)]
-        )
-        self.graph.append(node)
-        output = node.outputs[0]
+        flat = [ir.AttrInt64("keepdims", 0)]
+        output = self.append("ReduceSum", [self.output(bundle.LOGITS), axes], flat)
         output.name, output.type = bundle.LOGIT_SUMS, ir.TensorType(ir.DataType.FLOAT)
         output.shape = ir.Shape(["rows", "positions"])
         self.graph.outputs.append(output)
@@ -307,6 +287,16 @@ class _Fusion(GraphEditor):
         product = next((node for node in value.consumers() if node.op_type == "MatMul"), None)
         transposed = only_consumer(product.outputs[0], "Transpose") if product else None
         return only_consumer(transposed.outputs[0], "Reshape") if transposed else None
+
+    def _residual_beside(self, value: ir.Value) -> ir.Value | None:
+        """What the product of `value`, with its bias, is added to."""
+        for total in self.nodes("Add"):
+            for branch, other in zip(total.inputs, reversed(total.inputs), strict=True):
+                biased = producer(branch, "Add")
+                product = producer(biased.inputs[0], "MatMul") if biased is not None else None
+                if product is not None and product.inputs[0] is value:
+                    return other
+        return None
 
     def _has_cubic(self, power: ir.Node) -> bool:
         scaled = only_consumer(power.outputs[0], "Mul")

@@ -46,6 +46,14 @@ class GraphEditor:
         self.graph.insert_before(before, node)
         return node.outputs[0]
 
+    def append(
+        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Sequence[ir.Attr] = ()
+    ) -> ir.Value:
+        """Add a node of one output at the end."""
+        node = ir.Node("", op_type, inputs, attributes)
+        self.graph.append(node)
+        return node.outputs[0]
+
     def store(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Add an initializer, or return the one that has the name already."""
         if name in self.graph.initializers:

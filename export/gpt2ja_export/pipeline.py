@@ -10,8 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from gpt2ja_export.cache import cache_ranges, quantize_cache
 from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_export.companions import write_generation_config, write_tokenizer
+from gpt2ja_export.plain import export_plain
 from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
 from gpt2ja_onnx import bundle
@@ -40,7 +42,13 @@ _TOOLS = (
     "torch",
     "transformers",
 )
-_CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
+_CACHE_TYPES: dict[bundle.Precision, bundle.CacheType] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "int4": "int8",
+}
 _HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
@@ -66,6 +74,8 @@ class ExportSettings:
         graph: ``fused`` for this runtime; ``portable`` keeps Optimum's own graph and files.
         verify: Compare with PyTorch, and fail over the limits of the precision.
         eval_text: UTF-8 text on which perplexity is measured; None takes a short one.
+        calibration_text: UTF-8 text on which the ranges of an int8 cache are found; None takes
+            the same short one.
     """
 
     precision: bundle.Precision = "int8"
@@ -73,6 +83,7 @@ class ExportSettings:
     graph: bundle.Graph = "fused"
     verify: bool = True
     eval_text: Path | None = None
+    calibration_text: Path | None = None
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and self.precision not in ("fp16", "bf16"):
@@ -123,7 +134,7 @@ def export_bundle(
     check_output_directory(output, force=force)
     if settings.verify and settings.precision == "bf16" and (problem := cuda_problem()) is not None:
         raise ExportError(f"bf16 cannot be verified here; add --no-verify, or mend this: {problem}")
-    text = _read_text(settings.eval_text)
+    text, calibration = _read_text(settings.eval_text), _read_text(settings.calibration_text)
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
     if checkpoint.path.resolve().is_relative_to(output.resolve()):
@@ -135,9 +146,16 @@ def export_bundle(
             f"{shape.head_size}; --graph portable takes any"
         )
     model = checkpoint.load_model()
+    tokenizer = Tokenizer(checkpoint.path / bundle.TOKENIZER_FILE)
     with atomic_directory(output, force=force) as directory:
-        write = _write_fused if settings.graph == "fused" else _write_portable
-        fusions, quantization = write(model, shape, directory, settings, report)
+        fusions: dict[str, int] = {}
+        quantization: dict[str, Any] = {}
+        if settings.graph == "portable":
+            report("exporting with Optimum")
+            export_plain(model, directory)
+        else:
+            ids = _encode(tokenizer, calibration)
+            fusions, quantization = _write_fused(model, shape, ids, directory, settings, report)
         special = write_tokenizer(checkpoint, directory)
         figures: dict[str, Any] = {}
         manifest = bundle.Manifest(
@@ -156,7 +174,7 @@ def export_bundle(
         )
         if settings.verify:
             report("verifying against PyTorch")
-            found = _verify(directory, manifest, model, text)
+            found = _verify(directory, manifest, model, _encode(tokenizer, text))
             check(found, settings.precision)
             figures |= as_dict(found)
         report("hashing")
@@ -184,6 +202,7 @@ def _read_text(path: Path | None) -> str:
 def _write_fused(
     model: GPT2LMHeadModel,
     shape: bundle.ModelShape,
+    calibration_ids: list[int],
     directory: Path,
     settings: ExportSettings,
     report: Callable[[Step], None],
@@ -193,7 +212,6 @@ def _write_fused(
 
     from gpt2ja_export.fuse import fuse
     from gpt2ja_export.moves import moves_graph
-    from gpt2ja_export.plain import export_plain
     from gpt2ja_export.quantize import quantize
 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
@@ -203,7 +221,10 @@ def _write_fused(
         report("fusing")
         fusions = fuse(graph, shape, settings.device)
         report("converting")
-        quantization = quantize(graph, shape, settings.precision)
+        quantization: dict[str, Any] = {}
+        if shape.cache_dtype == "int8":
+            quantization |= quantize_cache(graph, shape, cache_ranges(model, calibration_ids))
+        quantization |= quantize(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")
@@ -219,20 +240,6 @@ def _write_fused(
     return fusions, quantization
 
 
-def _write_portable(
-    model: GPT2LMHeadModel,
-    shape: bundle.ModelShape,
-    directory: Path,
-    settings: ExportSettings,
-    report: Callable[[Step], None],
-) -> tuple[dict[str, int], dict[str, Any]]:
-    from gpt2ja_export.plain import export_plain
-
-    report("exporting with Optimum")
-    export_plain(model, directory)
-    return {}, {}
-
-
 def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelShape:
     return bundle.ModelShape(
         layers=config["n_layer"],
@@ -241,17 +248,18 @@ def _shape(config: dict[str, Any], precision: bundle.Precision) -> bundle.ModelS
         context=config["n_positions"],
         vocab_size=config["vocab_size"],
         candidates=min(CANDIDATES, config["vocab_size"]),
-        cache_dtype=_CACHE_TYPES.get(precision, "float32"),
+        cache_dtype=_CACHE_TYPES[precision],
     )
 
 
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return [token for line in text.splitlines() for token in tokenizer.encode(line.strip())]
+
+
 def _verify(
-    directory: Path, manifest: bundle.Manifest, model: GPT2LMHeadModel, text: str
+    directory: Path, manifest: bundle.Manifest, model: GPT2LMHeadModel, text_ids: list[int]
 ) -> Verification:
     import torch
-
-    tokenizer = Tokenizer(directory / bundle.TOKENIZER_FILE)
-    ids = [token for line in text.splitlines() for token in tokenizer.encode(line.strip())]
 
     def reference(prompt: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -265,4 +273,4 @@ def _verify(
     else:
         device: bundle.Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
         session = open_session(directory, manifest, threads=available_threads(), device=device)
-    return verify(session, reference, ids)
+    return verify(session, reference, text_ids)

@@ -55,10 +55,11 @@ def quantize(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """A quantised activation: uint8 values around 128, and the scale of each row."""
+    """A quantised activation: (values - 128) × step × the largest absolute value of each row."""
 
     values: ir.Value
-    scale: ir.Value
+    step: ir.Value
+    largest: ir.Value
 
 
 class _Quantizer(GraphEditor):
@@ -159,55 +160,48 @@ class _Quantizer(GraphEditor):
     def _quantize_product(
         self, node: ir.Node, matrix: ir.Value, scales: ir.Value, *, transposed: bool
     ) -> None:
-        source = node.inputs[0]
-        assert source is not None
+        scaled = self._quantize_rows(node, node.inputs[0])
+        zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         if transposed:  # QGemm reads a transposed matrix, but takes two dimensions
             flat = self.store("quantized.flat", np.array([-1, self.shape.width], dtype=np.int64))
-            source = self.insert(node, "Reshape", [source, flat])
-        scaled = self._quantize_rows(node, source)
-        one = self.store("quantized.one", np.array(1, dtype=np.float32))
-        zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
-        if transposed:
             none = self.store("quantized.zeros", np.zeros(self.shape.vocab_size, dtype=np.int8))
+            values = self.insert(node, "Reshape", [scaled.values, flat])
             product = self.insert(
                 node,
                 "QGemm",
-                [scaled.values, one, zero, matrix, scales, none],
+                [values, scaled.step, zero, matrix, scales, none],
                 [ir.AttrInt64("transB", 1)],
                 MICROSOFT,
             )
+            tail = self.store(
+                "quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64)
+            )
+            dims = self.insert(node, "Shape", [self.input(bundle.LOGIT_POSITIONS)])
+            target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
+            product = self.insert(node, "Reshape", [product, target])
         else:
             product = self.insert(
                 node,
                 "MatMulIntegerToFloat",
-                [scaled.values, matrix, one, scales, zero],
+                [scaled.values, matrix, scaled.step, scales, zero],
                 domain=MICROSOFT,
             )
-        result = self.insert(node, "Mul", [product, scaled.scale])
-        if transposed:
-            positions = self.input(bundle.LOGIT_POSITIONS)
-            tail = self.store(
-                "quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64)
-            )
-            dims = self.insert(node, "Shape", [positions])
-            target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
-            result = self.insert(node, "Reshape", [result, target])
+        result = self.insert(node, "Mul", [product, scaled.largest])
         self._finish(node, result)
 
-    def _quantize_rows(self, before: ir.Node, source: ir.Value) -> _Scaled:
-        """Scale = max |x| / 127 of each row; values = round(x / scale) + 128.
+    def _quantize_rows(self, before: ir.Node, source: ir.Value | None) -> _Scaled:
+        """Values = round(x / max |x| * 127) + 128, the maximum being that of the row.
 
-        A row of zeros has a scale of zero; whatever finite values the division leaves, the
+        A row of zeros has a maximum of zero; whatever finite values the division leaves, the
         product is then multiplied by that zero.
         """
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
         step = self.store("quantized.step", np.array(1 / 127, dtype=np.float32))
-        one = self.store("quantized.one", np.array(1, dtype=np.float32))
         zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         largest = self.insert(before, "ReduceMax", [self.insert(before, "Abs", [source]), last])
-        scale = self.insert(before, "Mul", [largest, step])
-        divided = self.insert(before, "Div", [source, scale])
-        return _Scaled(self.insert(before, "QuantizeLinear", [divided, one, zero]), scale)
+        shares = self.insert(before, "Div", [source, largest])
+        values = self.insert(before, "QuantizeLinear", [shares, step, zero])
+        return _Scaled(values, step, largest)
 
     def _store_rows(self, name: str, matrix: NDArray[np.float32]) -> tuple[ir.Value, ir.Value]:
         scales = _scales(matrix, axis=1)

@@ -40,7 +40,7 @@ MOVE_SHAPE = "shape"
 MOVED = "moved"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-CacheType = Literal["float32", "float16", "bfloat16"]
+CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
 CachePart = Literal["key", "value"]
@@ -83,7 +83,7 @@ class ModelShape:
     @property
     def cache_itemsize(self) -> int:
         """Bytes of one number in the cache."""
-        return 4 if self.cache_dtype == "float32" else 2
+        return {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.cache_dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from gpt2ja_onnx.bundle import ModelShape
     from gpt2ja_onnx.cache import KVCache
     from gpt2ja_onnx.request import Request, Sequence
     from gpt2ja_onnx.session import Plan, Session
@@ -24,16 +25,25 @@ class Prefix(NamedTuple):
     length: int
 
 
-def longest_prefix(sequence: Sequence, running: list[Sequence]) -> Prefix | None:
+def attention_block(shape: ModelShape) -> int:
+    """New tokens of a row that the attention computes at a time.
+
+    onnxruntime's attention on the CPU takes as many as the heads of keys and values are wide
+    together. What is left over for the last block comes to the same bits as in a longer row, but
+    not in fp32 if it is a single token: another kernel computes that.
+    """
+    return 2 * shape.head_size
+
+
+def longest_prefix(sequence: Sequence, running: list[Sequence], block: int) -> Prefix | None:
     """Find the running sequence whose cached tokens begin most like `sequence`'s prompt.
 
-    A shared prefix ends two tokens before the prompt does: the kernels compute several new
-    tokens on top of cached ones to the same bits as all at once, but not a single one. Only
-    sequences of the same request share the whole prompt, with the scores that it gave.
+    Only sequences of the same request share the whole prompt, with the scores that it gave.
 
     Args:
         sequence: One that has no row yet.
         running: Those that have one, by row.
+        block: From `attention_block`; no single token may be left over behind the prefix.
     """
     prompt = sequence.request.prompt_ids
     best: Prefix | None = None
@@ -41,11 +51,13 @@ def longest_prefix(sequence: Sequence, running: list[Sequence]) -> Prefix | None
     for row, other in enumerate(running):
         if other.request is sequence.request:
             return Prefix(row, len(prompt))
-        end = min(len(prompt) - 2, other.state.prompt_length)
+        end = min(len(prompt) - 1, other.state.prompt_length)
         if end < least:
             continue
         differs = np.flatnonzero(prompt[:end] != other.state.history[:end])
         shared = int(differs[0]) if len(differs) else end
+        if (len(prompt) - shared) % block == 1:
+            shared -= 1
         if shared >= least:
             best, least = Prefix(row, shared), shared + 1
     return best
@@ -96,8 +108,7 @@ class Prefill:
 
     def _compute_at_once(self, sequences: list[Sequence], first_row: int, longest: int) -> None:
         rows = len(sequences)
-        # A row of one token alone would be computed by the kernel for decoding.
-        width = max(longest, 2)
+        width = longest + (longest % attention_block(self._session.shape) == 1)
         caches = self._cache.slices(first_row, first_row + rows)
         plan = self._session.plan(rows, width, 1, caches)
         plan.position_ids[:] = np.arange(width)

@@ -80,7 +80,7 @@ class Scorer:
                     totals[window.text] += logprob
         return totals
 
-    def _run(self, group: list[_Window], texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    def _run(self, group: list[_Window], texts: Sequence[Sequence[int]]) -> list[float]:
         """Sum of the fresh tokens' log-probabilities of every window."""
         lengths = np.array([window.stop - window.start for window in group])
         longest = int(lengths.max())
@@ -89,7 +89,7 @@ class Scorer:
             ids[row, : lengths[row]] = texts[window.text][window.start : window.stop]
         cache = self._session.new_cache()
         cache.reserve(len(group), longest, 0)
-        total = np.zeros(len(group))
+        logprobs = np.zeros((len(group), longest))
         # Only a batch of one continues a prompt, so a longer call is one row's alone.
         width = longest if len(group) > 1 else _CALL_TOKENS
         fresh = np.array([window.fresh - window.start for window in group])
@@ -108,8 +108,9 @@ class Scorer:
             counted = (positions >= fresh[:, None]) & (positions < lengths[:, None])
             logits = np.asarray(plan.logits)[:, : len(positions)]
             chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
-            total += np.where(counted, chosen - _log_sum_exp(logits), 0.0).sum(axis=1)
-        return total
+            logprobs[:, positions] = np.where(counted, chosen - _log_sum_exp(logits), 0.0)
+        # Rounded once, so that a sum does not depend on how wide the other texts make the batch.
+        return [math.fsum(row) for row in logprobs]
 
 
 def perplexity(logprob: float, tokens: int) -> float | None:

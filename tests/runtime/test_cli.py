@@ -180,8 +180,8 @@ def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
     lines = {line[:30].strip(): line[30:] for line in text.splitlines()}
     assert lines["precision"] == "fp32, fused graph for cpu"
     assert lines["model"] == "2 layers × 64, 2 heads"
-    assert lines["skip norm"] == "5"
-    assert lines["fused operators"] == "21"
+    assert lines["fast gelu"] == "2"
+    assert lines["fused operators"] == "16"
     assert lines["feed forward"] == "0.265 MB"
     assert float(lines["max logit difference"]) <= 1e-4
     assert lines["runs here on cpu"] == "yes"

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_GRAIN = 128  # positions; shapes that differ are compiled anew
+
+
 def generate(model: Any, job: Job, device: str, **options: Any) -> tuple[Any, list[float]]:
     """``generate`` of a transformers model, with the clock at each token.
 
@@ -78,16 +81,27 @@ class Torch(Engine):
         self._model = model.to(self.device)
         self._options: dict[str, Any] = {}
         if self.precision.endswith("compiled"):
-            # Prompts have several widths, so only the decoding step gets graphs of fixed shape.
             self._model.forward = torch.compile(self._model.forward)
-            self._options = {"cache_implementation": "static", "disable_compile": True}
+            self._options = {"disable_compile": True}  # transformers would compile it once more
 
     def generate(self, job: Job) -> tuple[list[list[int]], list[float]]:
         """One call."""
         import torch
 
+        options = dict(self._options)
+        if self.precision.endswith("compiled"):
+            options["past_key_values"] = self._static_cache(job)
         with torch.inference_mode():
-            return generate(self._model, job, self.device, **self._options)
+            return generate(self._model, job, self.device, **options)
+
+    def _static_cache(self, job: Job) -> Any:
+        """A cache of fixed shape, as wide for the call that warms up as for those that follow."""
+        from transformers import StaticCache
+
+        config = self._model.config
+        positions = len(job.prompts[0]) + job.new_tokens[0]
+        capacity = min(-(-positions // _GRAIN) * _GRAIN, config.n_positions)
+        return StaticCache(config=config, max_cache_len=capacity)
 
     def logprobs(self, texts: list[list[int]]) -> list[float]:
         """One padded batch a 16 texts: later tokens do not change earlier logits."""

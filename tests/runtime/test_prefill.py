@@ -1,0 +1,56 @@
+"""What a prompt is computed to does not depend on what it is computed with, or behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from gpt2ja_onnx import GenerationConfig
+from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.request import Request
+from tests.conftest import CONTEXT, VOCABULARY
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx import GPT2Ja
+    from gpt2ja_onnx.logits import Logits
+
+BLOCK = 64  # positions that the attention of heads of 32 computes at a time in fp32
+IDS = np.random.default_rng(0).integers(6, VOCABULARY, CONTEXT)
+
+
+def computed(model: GPT2Ja, *prompts: np.ndarray) -> list[Logits]:
+    """Scores after prompts that enter an engine together."""
+    engine = Engine(model._session, max_rows=len(prompts))
+    config = GenerationConfig(max_new_tokens=3)
+    requests = [
+        Request("", 0, ids, config, model.tokenizer, None, CONTEXT) for ids in prompts
+    ]  # fmt: skip
+    for request in requests:
+        engine.add(request)
+    engine.step()
+    assert all(request.first_choice is not None for request in requests)
+    return [request.first_choice[2] for request in requests if request.first_choice]
+
+
+@pytest.mark.parametrize("length", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
+def test_alone_and_among_longer_prompts(model: GPT2Ja, length: int) -> None:
+    (alone,) = computed(model, IDS[:length])
+    among, *_ = computed(model, IDS[:length], IDS[::-1][: CONTEXT - 4])
+    np.testing.assert_array_equal(alone, among)
+
+
+@pytest.mark.parametrize("rest", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
+def test_at_once_and_behind_a_shared_prefix(model: GPT2Ja, rest: int) -> None:
+    prompt = IDS[: 24 + rest]
+    (alone,) = computed(model, prompt)
+    _, behind = computed(model, np.append(IDS[:24], (prompt[24] + 1) % VOCABULARY), prompt)
+    np.testing.assert_array_equal(alone, behind)
+
+
+@pytest.mark.parametrize("length", [2, BLOCK, BLOCK + 1])
+def test_scores_alone_and_among_longer_texts(model: GPT2Ja, length: int) -> None:
+    texts = [IDS[:length].tolist(), IDS[::-1][: 2 * BLOCK].tolist()]
+    (alone,) = model.score(texts[:1])
+    assert model.score(texts)[0].logprob == alone.logprob
