@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     "--device", type=click.Choice(get_args(bundle.Device)), default="cpu", show_default=True
 )
 @click.option(
+    "--cache",
+    type=click.Choice(["int8", "float"]),
+    default="int8",
+    show_default=True,
+    help="Keys and values of int8 and int4: int8 decodes faster, float reads long prompts faster.",
+)
+@click.option(
     "--graph",
     type=click.Choice(get_args(bundle.Graph)),
     default="fused",

@@ -44,6 +44,8 @@ class CudaSession(Session):
         ProviderError: onnxruntime cannot run it on a GPU here.
     """
 
+    prompt_tokens = 2048
+
     def __init__(
         self,
         directory: Path,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gpt2ja_onnx.cache import KVCache
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.logits import joined
-from gpt2ja_onnx.prefill import Prefill, attention_block, longest_prefix
+from gpt2ja_onnx.prefill import Prefill, longest_prefix
 from gpt2ja_onnx.request import Request, Sequence
 from gpt2ja_onnx.sampler import Sampler
 from gpt2ja_onnx.tokens import take_tokens
@@ -58,7 +58,6 @@ class Engine:
         self._max_memory = max_memory
         self._cache = KVCache(session.shape) if cache is None else cache
         self._prefill = Prefill(session, self._cache)
-        self._block = attention_block(session.shape)
         self._sampler = Sampler()
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
@@ -158,7 +157,7 @@ class Engine:
                     raise
                 self._full = True
                 break
-            prefix = longest_prefix(sequence, self.running, self._block)
+            prefix = longest_prefix(sequence, self.running)
             if prefix is not None:  # may be a fresh one's; and fresh rows must stay consecutive
                 self._prefill.compute(fresh, row - len(fresh))
                 fresh = []

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gpt2ja_onnx.bundle import ModelShape
     from gpt2ja_onnx.cache import KVCache
     from gpt2ja_onnx.request import Request, Sequence
@@ -25,25 +27,15 @@ class Prefix(NamedTuple):
     length: int
 
 
-def attention_block(shape: ModelShape) -> int:
-    """New tokens of a row that the attention computes at a time.
-
-    onnxruntime's attention on the CPU takes as many as the heads of keys and values are wide
-    together. What is left over for the last block comes to the same bits as in a longer row, but
-    not in fp32 if it is a single token: another kernel computes that.
-    """
-    return 2 * shape.head_size
-
-
-def longest_prefix(sequence: Sequence, running: list[Sequence], block: int) -> Prefix | None:
+def longest_prefix(sequence: Sequence, running: list[Sequence]) -> Prefix | None:
     """Find the running sequence whose cached tokens begin most like `sequence`'s prompt.
 
-    Only sequences of the same request share the whole prompt, with the scores that it gave.
+    Only sequences of the same request share the whole prompt, with the scores that it gave;
+    others leave two tokens at least, see `pieces`.
 
     Args:
         sequence: One that has no row yet.
         running: Those that have one, by row.
-        block: From `attention_block`; no single token may be left over behind the prefix.
     """
     prompt = sequence.request.prompt_ids
     best: Prefix | None = None
@@ -51,16 +43,45 @@ def longest_prefix(sequence: Sequence, running: list[Sequence], block: int) -> P
     for row, other in enumerate(running):
         if other.request is sequence.request:
             return Prefix(row, len(prompt))
-        end = min(len(prompt) - 1, other.state.prompt_length)
+        end = min(len(prompt) - 2, other.state.prompt_length)
         if end < least:
             continue
         differs = np.flatnonzero(prompt[:end] != other.state.history[:end])
         shared = int(differs[0]) if len(differs) else end
-        if (len(prompt) - shared) % block == 1:
-            shared -= 1
         if shared >= least:
             best, least = Prefix(row, shared), shared + 1
     return best
+
+
+def pieces(start: int, stop: int, longest: int, block: int) -> Iterator[tuple[int, int]]:
+    """Cut the tokens from `start` to `stop` of a prompt into pieces for one call each.
+
+    The attention takes some new tokens at a time, a block. Those of the last one come to the same
+    bits as in a longer row, but not in fp32 if it is a single token, which another kernel
+    computes: so no piece leaves a single token over.
+
+    Args:
+        start: First token to compute; at least two must follow, it included.
+        stop: Behind the last one.
+        longest: Tokens a piece, at most.
+        block: From `attention_block`.
+    """
+    while start < stop:
+        end = min(start + longest, stop)
+        if stop - end == 1:
+            end -= 1
+        elif end == stop and (end - start) % block == 1:
+            end -= 2
+        yield start, end
+        start = end
+
+
+def attention_block(shape: ModelShape) -> int:
+    """New tokens of a row that onnxruntime's attention on the CPU computes at a time.
+
+    As many as a key and a value are wide together (tried with heads of 32 and 64).
+    """
+    return 2 * shape.head_size
 
 
 class Prefill:
@@ -74,6 +95,8 @@ class Prefill:
     def __init__(self, session: Session, cache: KVCache) -> None:
         self._session = session
         self._cache = cache
+        self._piece = session.prompt_tokens
+        self._block = attention_block(session.shape)
 
     def compute(self, sequences: list[Sequence], first_row: int) -> None:
         """Compute whole prompts.
@@ -83,32 +106,46 @@ class Prefill:
             first_row: Of the cache.
         """
         while sequences:
-            count, longest = 0, 0
-            while count < len(sequences):
-                widened = max(longest, sequences[count].length)
-                if count and widened * (count + 1) > _TOKENS:
-                    break
-                count, longest = count + 1, widened
-            self._compute_at_once(sequences[:count], first_row, longest)
+            if sequences[0].length > self._piece:
+                self._compute_alone(sequences[0], first_row, 0)
+                count = 1
+            else:
+                count, longest = self._batch(sequences)
+                self._compute_at_once(sequences[:count], first_row, longest)
             sequences, first_row = sequences[count:], first_row + count
 
     def compute_behind(self, prefix: Prefix, sequence: Sequence, row: int) -> None:
         """Copy a prefix to a row, and compute there what the prompt has behind it."""
         self._cache.copy(prefix.row, row, prefix.length)
-        rest = sequence.state.history[prefix.length :]
-        if not len(rest):
-            return
-        plan = self._session.plan(1, len(rest), 1, self._cache.slices(row, row + 1))
-        plan.input_ids[0] = rest
-        plan.position_ids[0] = np.arange(prefix.length, sequence.length)
-        plan.lengths[0] = sequence.length
-        plan.logit_positions[0, 0] = len(rest) - 1
-        plan.run()
-        _keep_first_choice(sequence.request, plan, 0)
+        self._compute_alone(sequence, row, prefix.length)
+
+    def _batch(self, sequences: list[Sequence]) -> tuple[int, int]:
+        """How many of the first sequences one call computes, and the length of the longest."""
+        count = longest = 0
+        for sequence in sequences:
+            widened = max(longest, sequence.length)
+            if widened > self._piece or (count and widened * (count + 1) > _TOKENS):
+                break
+            count, longest = count + 1, widened
+        return count, longest
+
+    def _compute_alone(self, sequence: Sequence, row: int, start: int) -> None:
+        """Compute a prompt from `start` on, piece by piece."""
+        caches = self._cache.slices(row, row + 1)
+        plan = None
+        for begin, end in pieces(start, sequence.length, self._piece, self._block):
+            plan = self._session.plan(1, end - begin, 1, caches)
+            plan.input_ids[0] = sequence.state.history[begin:end]
+            plan.position_ids[0] = np.arange(begin, end)
+            plan.lengths[0] = end
+            plan.logit_positions[0, 0] = end - begin - 1
+            plan.run()
+        if plan is not None:  # not where the prefix is the whole prompt
+            _keep_first_choice(sequence.request, plan, 0)
 
     def _compute_at_once(self, sequences: list[Sequence], first_row: int, longest: int) -> None:
         rows = len(sequences)
-        width = longest + (longest % attention_block(self._session.shape) == 1)
+        width = longest + (longest % self._block == 1)  # see `pieces`
         caches = self._cache.slices(first_row, first_row + rows)
         plan = self._session.plan(rows, width, 1, caches)
         plan.position_ids[:] = np.arange(width)

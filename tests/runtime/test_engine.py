@@ -53,6 +53,7 @@ class FakePlan:
 
 class FakeSession:
     shape = SHAPE
+    prompt_tokens = 40
     broken = False
 
     def plan(self, rows: int, new: int, positions: int, caches: list[Any]) -> FakePlan:

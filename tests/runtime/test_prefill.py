@@ -9,6 +9,7 @@ import pytest
 
 from gpt2ja_onnx import GenerationConfig
 from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.prefill import pieces
 from gpt2ja_onnx.request import Request
 from tests.conftest import CONTEXT, VOCABULARY
 
@@ -47,6 +48,29 @@ def test_at_once_and_behind_a_shared_prefix(model: GPT2Ja, rest: int) -> None:
     (alone,) = computed(model, prompt)
     _, behind = computed(model, np.append(IDS[:24], (prompt[24] + 1) % VOCABULARY), prompt)
     np.testing.assert_array_equal(alone, behind)
+
+
+@pytest.mark.parametrize("size", [16, 24, 40, BLOCK])
+def test_at_once_and_piece_by_piece(
+    model: GPT2Ja, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    for length in (size + 1, min(2 * size, CONTEXT - 4), CONTEXT - 3):
+        monkeypatch.undo()
+        (whole,) = computed(model, IDS[:length])
+        monkeypatch.setattr(model._session, "prompt_tokens", size)
+        found, *_ = computed(model, IDS[:length], IDS[::-1][:length], IDS[:9])
+        np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("start", [0, 1, 30])
+@pytest.mark.parametrize("longest", [16, 100, 128])
+@pytest.mark.parametrize("block", [16, 64, 128])
+def test_no_piece_leaves_a_single_token(start: int, longest: int, block: int) -> None:
+    for stop in range(start + 2, start + 400):
+        found = list(pieces(start, stop, longest, block))
+        assert [start, *(end for _, end in found)] == [*(begin for begin, _ in found), stop]
+        assert all(0 < end - begin <= longest for begin, end in found)
+        assert all((end - begin) % block != 1 for begin, end in found)
 
 
 @pytest.mark.parametrize("length", [2, BLOCK, BLOCK + 1])
