@@ -14,7 +14,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from gpt2ja_export.candidates import add_candidates
-from gpt2ja_export.graph import MICROSOFT, GraphEditor, ancestor, only_consumer, producer, scalar
+from gpt2ja_export.graph import (
+    MICROSOFT,
+    GraphEditor,
+    ancestor,
+    constant,
+    only_consumer,
+    producer,
+    scalar,
+)
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.errors import ExportError
 
@@ -248,15 +256,16 @@ class _Fusion(GraphEditor):
         head = producer(logits, "MatMul")
         if head is None:
             return
-        flat, transpose = producer(head.inputs[0], "Reshape"), producer(head.inputs[1], "Transpose")
+        flat = producer(head.inputs[0], "Reshape")
         source = head.inputs[0] if flat is None else flat.inputs[0]
-        if transpose is None:
+        embedding = self._tied_embedding(head)
+        if embedding is None:
             product = self.insert(head, "MatMul", [source, head.inputs[1]])
         else:
             product = self.insert(
                 head,
                 "FusedMatMul",
-                [source, transpose.inputs[0]],
+                [source, embedding],
                 [ir.AttrInt64("transB", 1)],
                 MICROSOFT,
             )
@@ -287,6 +296,21 @@ class _Fusion(GraphEditor):
         product = next((node for node in value.consumers() if node.op_type == "MatMul"), None)
         transposed = only_consumer(product.outputs[0], "Transpose") if product else None
         return only_consumer(transposed.outputs[0], "Reshape") if transposed else None
+
+    def _tied_embedding(self, head: ir.Node) -> ir.Value | None:
+        """The embedding that the head is the transpose of, if it is.
+
+        Optimum stores a tied head once only where accelerate is installed, so a head of its own
+        is compared.
+        """
+        transpose = producer(head.inputs[1], "Transpose")
+        if transpose is not None:
+            return transpose.inputs[0]
+        lookup = next(
+            n for n in self.nodes("Gather") if n.inputs[1] is self.input(bundle.INPUT_IDS)
+        )
+        same = np.array_equal(constant(lookup.inputs[0]).T, constant(head.inputs[1]))
+        return lookup.inputs[0] if same else None
 
     def _residual_beside(self, value: ir.Value) -> ir.Value | None:
         """What the product of `value`, with its bias, is added to."""

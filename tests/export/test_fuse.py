@@ -106,6 +106,18 @@ def test_other_opsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: in
     assert fuse_and_compare(make_model(2, 16, 2), tmp_path)["fast_gelu"] == 2
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_stored_once_without_accelerate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    """Optimum merges it with accelerate only."""
+    monkeypatch.setattr("optimum.exporters.onnx.base.is_accelerate_available", lambda: False)
+    fuse_and_compare(make_model(1, 16, 2, tie_word_embeddings=tied), tmp_path)
+    weights = ir.load(tmp_path / "model.onnx").graph.initializers.values()
+    sizes = [value.const_value.size for value in weights if value.const_value is not None]
+    assert sizes.count(VOCABULARY * 16) == (1 if tied else 2)
+
+
 def test_a_rewrite_that_did_not_happen_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
