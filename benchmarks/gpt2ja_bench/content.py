@@ -52,6 +52,9 @@ _READING = (
     "bandwidth and matrix rate allow a step, as a share of the time that it took."
 )
 
+# To be dropped with the first report of a GPU in benchmarks/results.
+_NO_CUDA = " It says nothing of CUDA, on which this project's figures are still to be taken."
+
 
 def _lead(report: Report) -> str:
     machine, settings = report.machine, report.settings
@@ -60,6 +63,7 @@ def _lead(report: Report) -> str:
         f"{count} engines on {_counted(len(report.workloads), 'workload')}, measured on "
         f"{machine.name} with {_counted(settings.threads, 'thread')}, "
         f"on {settings.device.upper()}, {report.created[:10]}. {_model(report)}"
+        f"{_NO_CUDA if settings.device == 'cpu' else ''}"
     )
 
 
