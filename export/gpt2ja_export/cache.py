@@ -28,27 +28,27 @@ def cache_ranges(model: GPT2LMHeadModel, text_ids: Sequence[int]) -> NDArray[np.
 
     Args:
         model: In evaluation mode.
-        text_ids: Token ids; repeated until every position of the context has seen some.
+        text_ids: Token ids, read in windows of the context; a short text is repeated until every
+            position has seen some.
 
     Returns:
         Shape (layers, 2, heads, head size), keys before values.
-
-    Raises:
-        ExportError: The text is empty.
     """
     import torch
 
-    if not len(text_ids):
-        raise ExportError("the calibration text has no tokens")
     context = model.config.n_positions
-    window = torch.from_numpy(np.resize(np.asarray(text_ids, dtype=np.int64), (1, context)))
-    with torch.inference_mode():
-        layers = model(window, use_cache=True, logits_to_keep=1).past_key_values
-    found = [
-        [part[0].abs().amax(dim=1).numpy() for part in layers[layer]]
-        for layer in range(model.config.n_layer)
-    ]
-    return np.asarray(found, dtype=np.float32)
+    windows = -(-len(text_ids) // context)
+    ids = np.resize(np.asarray(text_ids, dtype=np.int64), (windows, 1, context))
+    ranges = np.zeros((), dtype=np.float32)
+    for window in torch.from_numpy(ids):
+        with torch.inference_mode():
+            layers = model(window, use_cache=True, logits_to_keep=1).past_key_values
+        found = [
+            [part[0].abs().amax(dim=1).numpy() for part in layers[layer]]
+            for layer in range(model.config.n_layer)
+        ]
+        ranges = np.maximum(ranges, np.asarray(found, dtype=np.float32))
+    return ranges
 
 
 def quantize_cache(
@@ -78,10 +78,10 @@ def quantize_cache(
     for layer, node in enumerate(nodes):
         keys, values = ranges[layer]
         # A channel that the text left at rest must not blow up another text's.
-        keys = np.maximum(keys, keys.max() / 100)
+        keys = np.maximum(keys, keys.max() / 100 or 1)
         changed += _scale_projections(editor, node, layer, 1 / keys.reshape(-1))
         node.resize_inputs(_INPUTS)
-        limits = zip((_K_SCALE, _V_SCALE), bundle.CACHE_PARTS, (1.0, values.max()), strict=True)
+        limits = zip((_K_SCALE, _V_SCALE), bundle.CACHE_PARTS, (1, values.max() or 1), strict=True)
         for index, part, largest in limits:
             scale = np.array([_ROOM[part] * largest / 127], dtype=np.float32)
             node.replace_input_with(index, editor.store(f"cache.{layer}.{part}.scale", scale))

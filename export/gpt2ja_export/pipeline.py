@@ -72,7 +72,7 @@ class ExportSettings:
         verify: Compare with PyTorch, and fail over the limits of the precision.
         eval_text: UTF-8 text on which perplexity is measured; None takes a short one.
         calibration_text: UTF-8 text on which the ranges of an int8 cache are found; None takes
-            the same short one.
+            another short one.
     """
 
     precision: bundle.Precision = "int8"
@@ -139,7 +139,8 @@ def export_bundle(
     check_output_directory(output, force=force)
     if settings.verify and settings.precision == "bf16" and (problem := cuda_problem()) is not None:
         raise ExportError(f"bf16 cannot be verified here; add --no-verify, or mend this: {problem}")
-    text, calibration = _read_text(settings.eval_text), _read_text(settings.calibration_text)
+    text = _read_text(settings.eval_text, "sample.txt")
+    calibration = _read_text(settings.calibration_text, "calibration.txt")
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
     if checkpoint.path.resolve().is_relative_to(output.resolve()):
@@ -152,6 +153,9 @@ def export_bundle(
         )
     model = checkpoint.load_model()
     tokenizer = Tokenizer(checkpoint.path / bundle.TOKENIZER_FILE)
+    calibration_ids = _encode(tokenizer, calibration)
+    if not calibration_ids:
+        raise ExportError(f"{settings.calibration_text}: the calibration text has no tokens")
     with atomic_directory(output, force=force) as directory:
         fusions: dict[str, int] = {}
         quantization: dict[str, Any] = {}
@@ -159,8 +163,9 @@ def export_bundle(
             report("exporting with Optimum")
             export_plain(model, directory)
         else:
-            ids = _encode(tokenizer, calibration)
-            fusions, quantization = _write_fused(model, shape, ids, directory, settings, report)
+            fusions, quantization = _write_fused(
+                model, shape, calibration_ids, directory, settings, report
+            )
         special = write_tokenizer(checkpoint, directory)
         figures: dict[str, Any] = {}
         manifest = bundle.Manifest(
@@ -195,9 +200,9 @@ def _tool_versions() -> dict[str, str]:
     return versions
 
 
-def _read_text(path: Path | None) -> str:
+def _read_text(path: Path | None, ours: str) -> str:
     if path is None:
-        return (files("gpt2ja_export") / "sample.txt").read_text(encoding="utf-8")
+        return (files("gpt2ja_export") / ours).read_text(encoding="utf-8")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -9,7 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_onnx.bundle import ModelShape
     from gpt2ja_onnx.cache import KVCache
     from gpt2ja_onnx.request import Request, Sequence
     from gpt2ja_onnx.session import Plan, Session
@@ -53,35 +52,23 @@ def longest_prefix(sequence: Sequence, running: list[Sequence]) -> Prefix | None
     return best
 
 
-def pieces(start: int, stop: int, longest: int, block: int) -> Iterator[tuple[int, int]]:
+def pieces(start: int, stop: int, longest: int) -> Iterator[tuple[int, int]]:
     """Cut the tokens from `start` to `stop` of a prompt into pieces for one call each.
 
-    The attention takes some new tokens at a time, a block. Those of the last one come to the same
-    bits as in a longer row, but not in fp32 if it is a single token, which another kernel
-    computes: so no piece leaves a single token over.
+    The kernels compute several new tokens to the same bits in any piece, but in fp32 not a single
+    one, which another kernel computes: so no piece is one token.
 
     Args:
-        start: First token to compute; at least two must follow, it included.
+        start: First token to compute; at least one must follow it.
         stop: Behind the last one.
-        longest: Tokens a piece, at most.
-        block: From `attention_block`.
+        longest: Tokens a piece, at most; above 2.
     """
     while start < stop:
         end = min(start + longest, stop)
         if stop - end == 1:
             end -= 1
-        elif end == stop and (end - start) % block == 1:
-            end -= 2
         yield start, end
         start = end
-
-
-def attention_block(shape: ModelShape) -> int:
-    """New tokens of a row that onnxruntime's attention on the CPU computes at a time.
-
-    As many as a key and a value are wide together (tried with heads of 32 and 64).
-    """
-    return 2 * shape.head_size
 
 
 class Prefill:
@@ -96,7 +83,6 @@ class Prefill:
         self._session = session
         self._cache = cache
         self._piece = session.prompt_tokens
-        self._block = attention_block(session.shape)
 
     def compute(self, sequences: list[Sequence], first_row: int) -> None:
         """Compute whole prompts.
@@ -133,7 +119,7 @@ class Prefill:
         """Compute a prompt from `start` on, piece by piece."""
         caches = self._cache.slices(row, row + 1)
         plan = None
-        for begin, end in pieces(start, sequence.length, self._piece, self._block):
+        for begin, end in pieces(start, sequence.length, self._piece):
             plan = self._session.plan(1, end - begin, 1, caches)
             plan.input_ids[0] = sequence.state.history[begin:end]
             plan.position_ids[0] = np.arange(begin, end)
@@ -145,7 +131,7 @@ class Prefill:
 
     def _compute_at_once(self, sequences: list[Sequence], first_row: int, longest: int) -> None:
         rows = len(sequences)
-        width = longest + (longest % self._block == 1)  # see `pieces`
+        width = max(longest, 2)  # see `pieces`
         caches = self._cache.slices(first_row, first_row + rows)
         plan = self._session.plan(rows, width, 1, caches)
         plan.position_ids[:] = np.arange(width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.bundle import Manifest
 
 
-# Of onnxruntime's two attentions on the CPU the plain one is faster for what runs here: single
-# tokens, and pieces of prompts. This is how it is asked for, when a session is made.
+# Of onnxruntime's two attentions on the CPU the plain one is faster for what runs here, single
+# tokens and pieces of prompts, and gives a token the same bits in any piece but one of its own.
+# It is asked for by a variable of the process, read while a session is made.
 _PLAIN_ATTENTION = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+_environment_lock = threading.Lock()
 
 
 class Session:
@@ -225,15 +228,17 @@ def check_lengths(lengths: NDArray[np.int32], new: int, capacity: int) -> int:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Give a variable a value for a while, unless the user has given it one."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
+    """Give a variable of the process a value for a while; one thread at a time."""
+    with _environment_lock:
+        before = os.environ.get(name)
+        os.environ[name] = value
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def first_line(error: Exception) -> str:

@@ -100,6 +100,25 @@ def test_ranges_are_those_of_the_whole_context(torch_model: GPT2LMHeadModel) -> 
     assert ranges[1, 0, 1, 7] == pytest.approx(float(largest))
 
 
+def test_ranges_of_a_long_text_are_those_of_all_of_it(torch_model: GPT2LMHeadModel) -> None:
+    ids = np.random.default_rng(4).integers(6, VOCABULARY, 2 * CONTEXT).tolist()
+    halves = [cache_ranges(torch_model, part) for part in (ids[:CONTEXT], ids[CONTEXT:])]
+    np.testing.assert_array_equal(cache_ranges(torch_model, ids), np.maximum(*halves))
+    assert (halves[0] != halves[1]).all()
+
+
+def test_a_layer_without_attention(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    source = make_checkpoint(2, 64, 2)
+    reference = GPT2LMHeadModel.from_pretrained(source).eval()
+    torch.nn.init.zeros_(reference.transformer.h[1].attn.c_attn.weight)
+    torch.nn.init.zeros_(reference.transformer.h[1].attn.c_attn.bias)
+    reference.save_pretrained(source)
+    export_bundle(str(source), tmp_path / "out", ExportSettings(verify=False))
+    assert divergence(tmp_path / "out", reference) < 0.01
+
+
 def test_an_unusable_calibration_text(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n")
     output = tmp_path / "out"

@@ -84,6 +84,8 @@ def test_settings_default_to_the_card() -> None:
     s = TrainingSettings()
     assert (s.layers, s.width, s.heads, s.context) == (12, 768, 12, 1024)
     assert (s.epochs, s.batch_size, s.learning_rate, s.patience) == (10, 2, 1e-4, 1)
+    with pytest.raises(SettingError, match="optimizer must be one of"):
+        TrainingSettings(optimizer="sgd")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="width 10 is not a multiple of heads 3"):
         TrainingSettings(width=10, heads=3)
 
@@ -93,7 +95,7 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest() -> None:
     model = make_network(DEMO_SPIECE, settings)
     optimizer = make_optimizer("muon", model, 1e-3)
     sizes = [[p.ndim for p in group["params"]] for group in optimizer.param_groups]
-    assert sizes[0] == [2] * 4
+    assert sizes[1] == [2] * 4
     assert sum(map(len, sizes)) == len(list(model.parameters()))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     ids = torch.arange(16)[None]
@@ -135,6 +137,8 @@ def test_the_recipe_end_to_end(
 
     assert call(*options, "--max-steps", 40) == 1
     assert "use --resume" in capsys.readouterr().err
+    assert call(*options, "--max-steps", 40, "--resume", "--optimizer", "adam") == 1
+    assert "begun with another optimizer" in capsys.readouterr().err
     assert call(*options, "--max-steps", 40, "--resume") == 0
     second = json.loads((tmp_path / "model/training.json").read_text())
     assert second["steps"] == 40
@@ -150,6 +154,10 @@ def test_the_recipe_end_to_end(
     third = json.loads((tmp_path / "further/training.json").read_text())
     assert third["valid_loss"] == pytest.approx(second["valid_loss"], abs=0.02)
     assert third["parameters"] == second["parameters"]
+    assert third["settings"]["layers"] == 1
+    other = call(*further, "--context", 32, "--output", "other", "--tokenizer", DEMO_SPIECE.parent)
+    assert other == 1
+    assert "has another tokenizer than the one given" in capsys.readouterr().err
 
     assert AutoModelForCausalLM.from_pretrained("model", dtype="auto").dtype.itemsize == 2
     assert call("export", "model", "bundle", "--precision", "fp32") == 0

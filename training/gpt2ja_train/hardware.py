@@ -25,7 +25,7 @@ def prefers_bf16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     return _seconds(torch.bfloat16) < _seconds(torch.float32)

@@ -9,7 +9,7 @@ import platform
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import sentencepiece
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import GPT2LMHeadModel, Trainer
 
-    from gpt2ja_train.optimizer import OptimizerName
-
+OptimizerName = Literal["adam", "muon"]
 _FILES = ("train.txt", "valid.txt", "test.txt")
 
 
@@ -86,6 +85,10 @@ class TrainingSettings:
             raise SettingError(f"width {self.width} is not a multiple of heads {self.heads}")
         if not 0 <= self.dropout < 1:
             raise SettingError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.optimizer not in get_args(OptimizerName):
+            raise SettingError(
+                f"optimizer must be one of {get_args(OptimizerName)}, not {self.optimizer!r}"
+            )
         if self.learning_rate <= 0:
             raise SettingError(f"learning_rate must be above 0, not {self.learning_rate}")
 
@@ -141,7 +144,7 @@ def train_model(
         if "loss" in entry or "eval_loss" in entry
     ]
     report = {
-        "settings": asdict(settings),
+        "settings": asdict(settings) | _sizes(model),
         "parameters": model.num_parameters(),
         "train_blocks": len(train),
         "steps": result.global_step,
@@ -159,6 +162,12 @@ def train_model(
         save_network(model, tokenizer, output, settings.save_dtype)
         (output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _sizes(model: GPT2LMHeadModel) -> dict[str, int]:
+    """The shape that a model has, whatever the settings of a run that goes on from it say."""
+    config = model.config
+    return {"layers": config.n_layer, "width": config.n_embd, "heads": config.n_head}
 
 
 def _check_inputs(corpus: Path, tokenizer: Path, output: Path, *, resume: bool) -> None:
@@ -222,13 +231,19 @@ def _trainer(
         report_to=[],
         seed=settings.seed,
     )
-    trainer = Trainer(
+
+    class OurTrainer(Trainer):
+        def create_optimizer(self) -> Any:
+            name, rate = settings.optimizer, settings.learning_rate
+            self.optimizer = make_optimizer(name, model, rate)
+            return self.optimizer
+
+    trainer = OurTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=valid,
         data_collator=collate,
-        optimizers=(make_optimizer(settings.optimizer, model, settings.learning_rate), None),
         callbacks=[
             EarlyStoppingCallback(early_stopping_patience=settings.patience),
             SaveEvery(settings.checkpoint_steps),

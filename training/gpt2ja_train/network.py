@@ -21,14 +21,14 @@ def make_network(spiece: Path, settings: TrainingSettings) -> GPT2LMHeadModel:
     """A GPT-2 in fp32, with random weights or those of ``settings.init_from``.
 
     Raises:
-        CheckpointError: ``settings.init_from`` cannot be read, or has another vocabulary or
+        CheckpointError: ``settings.init_from`` cannot be read, or has another tokenizer or
             context.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
     if settings.init_from is not None:
-        return _read(settings.init_from, processor.get_piece_size(), settings)
+        return _read(settings.init_from, processor, settings)
     ids = {f"{name}_id": processor.piece_to_id(piece) for name, piece in SPECIAL_TOKENS.items()}
     config = GPT2Config(
         vocab_size=processor.get_piece_size(),
@@ -61,24 +61,40 @@ def save_network(model: Any, tokenizer: Path, output: Path, dtype: str) -> None:
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(output)
 
 
-def _read(location: str, vocab_size: int, settings: TrainingSettings) -> GPT2LMHeadModel:
+def _read(
+    location: str, tokenizer: sentencepiece.SentencePieceProcessor, settings: TrainingSettings
+) -> GPT2LMHeadModel:
     import torch
     from transformers import GPT2LMHeadModel
+    from transformers.utils.hub import cached_file
 
     try:
-        model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(
-            location, dtype=torch.float32, **_dropouts(settings)
+        model, info = GPT2LMHeadModel.from_pretrained(
+            location, dtype=torch.float32, output_loading_info=True, **_dropouts(settings)
         )
+        spiece = cached_file(location, "spiece.model")
+        theirs = sentencepiece.SentencePieceProcessor(model_file=spiece)
     except Exception as error:  # the hub, torch, safetensors and pickle each raise their own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{location}: cannot be read: {reason}") from error
-    for what, found, wanted in (
-        ("vocabulary", model.config.vocab_size, vocab_size),
-        ("context", model.config.n_positions, settings.context),
-    ):
-        if found != wanted:
-            raise CheckpointError(f"{location}: has a {what} of {found}, expected {wanted}")
-    return model
+    wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if wrong:
+        raise CheckpointError(f"{location}: the weights lack {wrong[0]}")
+    if _pieces(theirs) != _pieces(tokenizer):
+        raise CheckpointError(
+            f"{location}: has another tokenizer than the one given; a model goes on with its own"
+        )
+    if model.config.n_positions != settings.context:
+        raise CheckpointError(
+            f"{location}: has a context of {model.config.n_positions}, expected {settings.context}"
+        )
+    network: GPT2LMHeadModel = model
+    return network
+
+
+def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
+    pieces: list[str] = processor.id_to_piece(list(range(processor.get_piece_size())))
+    return pieces
 
 
 def _dropouts(settings: TrainingSettings) -> dict[str, float]:

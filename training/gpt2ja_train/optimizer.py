@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from gpt2ja_onnx.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
-OptimizerName = Literal["adam", "muon"]
+    from gpt2ja_train.model import OptimizerName
+
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 
@@ -28,40 +31,50 @@ def make_optimizer(name: OptimizerName, model: nn.Module, learning_rate: float) 
     matrices = [p for n, p in parameters.items() if name == "muon" and p.ndim == 2 and ".h." in n]
     chosen = {id(matrix) for matrix in matrices}
     others = [p for p in parameters.values() if id(p) not in chosen]
-    adam = torch.optim.Adam(others, lr=learning_rate, betas=_BETAS, eps=_EPSILON, fused=True)
-    if not matrices:
-        return adam
-    muon = torch.optim.Muon(
-        matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-    )
-    return _Both(muon, adam)
+    parts: dict[str, torch.optim.Optimizer] = {
+        "adam": torch.optim.Adam(others, lr=learning_rate, betas=_BETAS, eps=_EPSILON, fused=True)
+    }
+    if matrices:
+        parts["muon"] = torch.optim.Muon(
+            matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+        )
+    return _Optimizers(parts)
 
 
-class _Both(torch.optim.Optimizer):
-    """Two optimisers over different parameters as one, for a trainer that takes one.
+class _Optimizers(torch.optim.Optimizer):
+    """Optimisers over different parameters as one, for a trainer that takes one.
 
     Muon: Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks"; the
     scale of its steps: Liu et al., 2025, "Muon is Scalable for LLM Training".
     """
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+    def __init__(self, parts: dict[str, torch.optim.Optimizer]) -> None:
         self._parts = parts
-        groups = [group for part in parts for group in part.param_groups]
+        groups = [group for part in parts.values() for group in part.param_groups]
         super().__init__([{"params": group["params"]} for group in groups], {})
         self.param_groups = groups  # the parts' own: who changes a learning rate changes theirs
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of each."""
         assert closure is None
-        for part in self._parts:
+        for part in self._parts.values():
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the parts, in their order."""
-        return {str(index): part.state_dict() for index, part in enumerate(self._parts)}
+        """The states of the parts, by name."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
-        for index, part in enumerate(self._parts):
-            part.load_state_dict(state_dict[str(index)])
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        """Take what `state_dict` gave.
+
+        Raises:
+            CheckpointError: It comes from other optimisers.
+        """
+        if set(state_dict) != set(self._parts):
+            raise CheckpointError(
+                "the run was begun with another optimizer; resume it with the --optimizer that it "
+                "had"
+            )
+        for name, part in self._parts.items():
+            part.load_state_dict(state_dict[name])
+        self.param_groups = [g for part in self._parts.values() for g in part.param_groups]
