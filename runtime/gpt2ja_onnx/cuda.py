@@ -45,6 +45,7 @@ class CudaSession(Session):
     """
 
     prompt_tokens = 2048
+    call_tokens = 2048
 
     def __init__(
         self,

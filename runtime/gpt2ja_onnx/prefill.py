@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.request import Request, Sequence
     from gpt2ja_onnx.session import Plan, Session
 
-# Tokens, padding included, that one call computes at most.
-_TOKENS = 2048
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_PREFIX = 16
 
@@ -110,7 +108,9 @@ class Prefill:
         count = longest = 0
         for sequence in sequences:
             widened = max(longest, sequence.length)
-            if widened > self._piece or (count and widened * (count + 1) > _TOKENS):
+            if widened > self._piece or (
+                count and widened * (count + 1) > self._session.call_tokens
+            ):
                 break
             count, longest = count + 1, widened
         return count, longest

@@ -46,9 +46,12 @@ class Session:
         prompt_tokens: New tokens of a row that one call computes best; a longer prompt is
             computed piece by piece. On the CPU the attention of a call looks from every new
             token at all new ones, later ones included.
+        call_tokens: New tokens of all rows, padding included, that one call computes best: on
+            the CPU more are not faster, and the attention's scores take more memory.
     """
 
     prompt_tokens = 128
+    call_tokens = 512
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         if threads < 1:

@@ -54,6 +54,7 @@ class FakePlan:
 class FakeSession:
     shape = SHAPE
     prompt_tokens = 40
+    call_tokens = 100
     broken = False
 
     def plan(self, rows: int, new: int, positions: int, caches: list[Any]) -> FakePlan:
