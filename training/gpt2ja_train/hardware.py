@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+from typing import TYPE_CHECKING
 
-_SIDE = 1024  # of the matrices that are multiplied to find out
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import GPT2LMHeadModel
 
 
 def name() -> str:
@@ -17,10 +20,13 @@ def name() -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def prefers_bf16() -> bool:
-    """Whether products are faster in bf16 than in fp32.
+def prefers_bf16(model: GPT2LMHeadModel) -> bool:
+    """Whether a training step is faster with products in bf16 than in fp32.
 
-    GPUs say so. Of processors that have bf16 some are slower with it, so they are timed.
+    GPUs say so. Of processors that have bf16 some are slower with it, so a step is timed.
+
+    Args:
+        model: What is to be trained; it is left as it is.
     """
     import torch
 
@@ -28,17 +34,20 @@ def prefers_bf16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    return _seconds(torch.bfloat16) < _seconds(torch.float32)
+    ids = torch.zeros((1, model.config.n_positions), dtype=torch.int64)
+    return _seconds(model, ids, bf16=True) < _seconds(model, ids, bf16=False)
 
 
-def _seconds(dtype: object) -> float:
-    """The shortest of some products' times."""
+def _seconds(model: GPT2LMHeadModel, ids: Tensor, *, bf16: bool) -> float:
+    """The shorter one of two passes forth and back."""
     import torch
 
-    matrix = torch.ones(_SIDE, _SIDE).to(dtype)  # type: ignore[call-overload]
     times = []
-    for _ in range(5):
+    for _ in range(2):
         started = time.perf_counter()
-        torch.mm(matrix, matrix)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
         times.append(time.perf_counter() - started)
+        model.zero_grad()
     return min(times)

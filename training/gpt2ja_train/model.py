@@ -220,7 +220,7 @@ def _trainer(
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         logging_steps=50,
-        bf16=hardware.prefers_bf16(),
+        bf16=hardware.prefers_bf16(model),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
