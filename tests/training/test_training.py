@@ -155,6 +155,7 @@ def test_the_recipe_end_to_end(
     assert third["valid_loss"] == pytest.approx(second["valid_loss"], abs=0.02)
     assert third["parameters"] == second["parameters"]
     assert third["settings"]["layers"] == 1
+    assert [entry["step"] for entry in third["curve"] if "eval_loss" in entry] == [1]
     other = call(*further, "--context", 32, "--output", "other", "--tokenizer", DEMO_SPIECE.parent)
     assert other == 1
     assert "has another tokenizer than the one given" in capsys.readouterr().err

@@ -199,7 +199,7 @@ def _trainer(
     from transformers.trainer_callback import PrinterCallback
 
     from gpt2ja_train.optimizer import make_optimizer
-    from gpt2ja_train.progress import ProgressBar, SaveEvery
+    from gpt2ja_train.progress import Milestones, ProgressBar
 
     strategy = "steps" if settings.eval_steps else "epoch"
     arguments = TrainingArguments(
@@ -246,7 +246,7 @@ def _trainer(
         data_collator=collate,
         callbacks=[
             EarlyStoppingCallback(early_stopping_patience=settings.patience),
-            SaveEvery(settings.checkpoint_steps),
+            Milestones(settings.checkpoint_steps),
         ],
     )
     trainer.remove_callback(PrinterCallback)

@@ -73,8 +73,12 @@ class ProgressBar(TrainerCallback):
             self._bar = None
 
 
-class SaveEvery(TrainerCallback):
-    """Saves a checkpoint every `steps` steps, beside those that evaluation asks for."""
+class Milestones(TrainerCallback):
+    """A checkpoint every `steps` steps beside those that evaluation asks for, and a last look.
+
+    Without an evaluation of the last step an earlier one would pass for the best, and its weights
+    for the result.
+    """
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -82,6 +86,9 @@ class SaveEvery(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint when its step has come."""
-        if state.global_step % self._steps == 0:
+        """Ask for what is due at this step."""
+        last = state.global_step >= state.max_steps
+        if last or state.global_step % self._steps == 0:
             control.should_save = True
+        if last:
+            control.should_evaluate = True
