@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpt2ja_bench.engines.spec import EngineSpec
     from gpt2ja_bench.workloads import Plan
 
-_PREPARE_COST = 5.0
+_PREPARE_COST = 30.0
 _TIMED = (
     "An engine's own call from token ids to token ids, sampling included; text is neither encoded "
     "nor decoded outside of it. Engines take turns in processes of their own, and those that wait "
