@@ -130,9 +130,10 @@ def test_the_recipe_end_to_end(
                "model", "--layers", 1, "--width", 32, "--heads", 1, "--context", 32,
                "--optimizer", "muon", "--learning-rate", 0.01, "--eval-steps", 10,
                "--checkpoint-steps", 5, "--patience", 9, "--save-dtype", "float16")  # fmt: skip
-    assert call(*options, "--max-steps", 20) == 0
+    assert call(*options, "--max-steps", 23) == 0
     first = json.loads((tmp_path / "model/training.json").read_text())
     losses = [entry["eval_loss"] for entry in first["curve"] if "eval_loss" in entry]
+    assert [e["step"] for e in first["curve"] if "eval_loss" in e] == [10, 20, 23]
     assert losses[-1] < losses[0] < 6.2  # ln 384 = 5.95, where training starts
 
     assert call(*options, "--max-steps", 40) == 1

@@ -90,5 +90,5 @@ class Milestones(TrainerCallback):
         last = state.global_step >= state.max_steps
         if last or state.global_step % self._steps == 0:
             control.should_save = True
-        if last:
+        if last and args.eval_strategy == "steps":  # the end of an epoch is evaluated anyway
             control.should_evaluate = True
