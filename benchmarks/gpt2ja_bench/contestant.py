@@ -92,8 +92,11 @@ class Contestant:
             self.report = replace(self.report, status="failed", reason=str(error))
         return answer
 
-    def turn(self, workload: Workload, *, warming: bool) -> tuple[Sample, int]:
-        """One timed call, or a short one that warms up; returns it and the peak of memory.
+    def turn(self, workload: Workload, round_: int) -> tuple[Sample, int]:
+        """The call of one round, round 0 being a short one that warms up.
+
+        Returns:
+            What it took, and the peak of memory.
 
         Raises:
             BenchmarkError: The engine failed; it gets a new process for what comes next.
@@ -103,15 +106,15 @@ class Contestant:
             return self._cold_start()
         try:
             self._call("reset_peak_memory")
-            full = job(workload, self._stage.shape.vocab_size)
+            full = job(workload, self._stage.shape.vocab_size, round_)
             if workload.kind == "score":
-                texts = full.prompts[:2] if warming else full.prompts
+                texts = full.prompts[:2] if round_ == 0 else full.prompts
                 started = time.perf_counter()
                 self._call("logprobs", texts)
                 seconds = time.perf_counter() - started
                 sample = Sample(seconds, None, (), sum(map(len, texts)))
             else:
-                output = self._call("run", warm_up(full) if warming else full)
+                output = self._call("run", warm_up(full) if round_ == 0 else full)
                 sample = _sample(output, workload)
             memory: int = self._call("peak_memory")
         except BenchmarkError:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from gpt2ja_bench.engines.spec import EngineSpec
     from gpt2ja_bench.workloads import Plan
 
-_PREPARE_COST = 30.0
+# Of an engine, in the seconds of `gpt2ja_bench.workloads.Plan`; and of the call that warms up, as a
+# part of a timed one.
+_PREPARE_COST, _WARM_UP_COST = 19.0, 0.3
 _TIMED = (
     "An engine's own call from token ids to token ids, sampling included; text is neither encoded "
     "nor decoded outside of it. Engines take turns in processes of their own, and those that wait "
@@ -52,7 +54,7 @@ class RunSettings:
     @property
     def cost(self) -> float:
         """The sum of the costs that `Runner` will report as finished."""
-        calls = sum((plan.rounds + 1) * plan.cost for plan in self.plans)
+        calls = sum((plan.rounds + _WARM_UP_COST) * plan.cost for plan in self.plans)
         return len(self.engines) * (_PREPARE_COST + calls)
 
 
@@ -118,12 +120,13 @@ class Runner:
         """All engines on one workload, in turns; the first round warms up."""
         runnable = [c for c in self._contestants if c.report.status == "ok"]
         results = [Result(c.spec.id, plan.workload.id, "ok") for c in runnable]
-        for round_ in range(-1, plan.rounds):
+        for round_ in range(plan.rounds + 1):
+            cost = plan.cost * (_WARM_UP_COST if round_ == 0 else 1)
             for index, contestant in enumerate(runnable):
                 if results[index].status == "ok":
-                    results[index] = _turn(contestant, plan, results[index], warming=round_ < 0)
-                self._finished(f"{plan.workload.title}: {contestant.spec.title}", plan.cost)
-            self._finished("", plan.cost * (len(self._contestants) - len(runnable)))
+                    results[index] = _turn(contestant, plan, results[index], round_)
+                self._finished(f"{plan.workload.title}: {contestant.spec.title}", cost)
+            self._finished("", cost * (len(self._contestants) - len(runnable)))
         return results
 
     def _write(self, *, complete: bool) -> Report:
@@ -170,15 +173,15 @@ def check_writable(directory: Path) -> None:
         raise OutputError(f"{directory}: cannot be written: {error.strerror}") from error
 
 
-def _turn(contestant: Contestant, plan: Plan, result: Result, *, warming: bool) -> Result:
+def _turn(contestant: Contestant, plan: Plan, result: Result, round_: int) -> Result:
     """The result with one more sample, or with what went wrong."""
     try:
-        sample, memory = contestant.turn(plan.workload, warming=warming)
+        sample, memory = contestant.turn(plan.workload, round_)
     except NotImplementedError:
         return replace(result, status="skipped", reason="the engine has no such call")
     except BenchmarkError as error:
         return replace(result, status="failed", reason=str(error))
-    if warming:
+    if round_ == 0:
         return result
     return replace(
         result,

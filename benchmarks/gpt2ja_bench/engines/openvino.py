@@ -54,7 +54,10 @@ class OpenVino(Engine):
         config.do_sample = job.sample
         if job.sample:
             config.top_k, config.top_p, config.rng_seed = TOP_K, TOP_P, job.seed
-        ids = np.asarray(job.prompts, dtype=np.int64)
+        prompts = job.prompts
+        if job.sample and job.shared_prompt:
+            config.num_return_sequences, prompts = len(prompts), prompts[:1]
+        ids = np.asarray(prompts, dtype=np.int64)
         tensors = (openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
         found: Any = self._pipeline.generate(openvino_genai.TokenizedInputs(*tensors), config)
         # Milliseconds of the steady clock, which is Python's perf_counter on Linux.
