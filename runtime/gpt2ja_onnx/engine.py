@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
+# Prompts cost less together (four of 16 tokens 23 ms, one 10), so where sequences wait anyway, free
+# rows stay free until they are this part of all, but no longer than so many steps.
+_PART_TOGETHER, _STEPS_TOGETHER = 1 / 8, 4
 
 
 class Engine:
@@ -62,6 +65,9 @@ class Engine:
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
         self._full = False  # the device has no memory for one more, until one ends
+        self._admitted = 0  # rows that ran when sequences were last admitted,
+        self._left_waiting = False  # whether some had to wait, and
+        self._steps = 0  # how many steps ago that was
         self._last_try: Sequence | None = None  # has the device for itself
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -137,6 +143,8 @@ class Engine:
 
     def _admit(self) -> None:
         """Give rows to waiting sequences and compute their prompts."""
+        if self._gathers():
+            return
         fresh: list[Sequence] = []  # have a row, but nothing in it yet
         while self.waiting:
             sequence = self.waiting[0]
@@ -167,6 +175,18 @@ class Engine:
             else:
                 self._prefill.compute_behind(prefix, sequence, row)
         self._prefill.compute(fresh, len(self.running) - len(fresh))
+        self._admitted, self._left_waiting, self._steps = len(self.running), bool(self.waiting), 0
+
+    def _gathers(self) -> bool:
+        """Whether free rows stay free for some steps, until there are more of them."""
+        self._steps += 1
+        free = self._admitted - len(self.running)
+        return (
+            self._left_waiting
+            and 0 < free < min(_PART_TOGETHER * self._admitted, len(self.waiting))
+            and self._steps < _STEPS_TOGETHER
+            and bool(self.running)
+        )
 
     def _start(self) -> None:
         """Generate the first token of the sequences whose prompts have been computed."""

@@ -230,6 +230,42 @@ def test_finished_rows_cost_nothing() -> None:
     assert steps <= 10
 
 
+def test_free_rows_are_given_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 rows two at a time, but where fewer wait, or none had to, one at once."""
+    session = FakeSession()
+    engine = Engine(session, max_rows=16)  # type: ignore[arg-type]
+    prompts: list[int] = []  # rows of every call that computes some
+    plan = session.plan
+
+    def counting(rows: int, new: int, positions: int, caches: list[Any]) -> FakePlan:
+        if new > 1:
+            prompts.append(rows)
+        return plan(rows, new, positions, caches)
+
+    monkeypatch.setattr(session, "plan", counting)
+    lengths = [*range(4, 20), *[30] * 5]
+    for index, length in enumerate(lengths):
+        engine.add(make_request([index % CURSED, 3], max_new_tokens=length))
+    while not engine.idle:
+        engine.step()
+        if len(prompts) == 4 and len(engine.running) < 10:
+            engine.add(make_request([5, 3], max_new_tokens=2))
+            engine.step()
+            assert len(prompts) == 5
+    assert prompts == [16, 2, 2, 1, 1]
+
+
+def test_a_free_row_is_given_away_before_long() -> None:
+    engine = Engine(FakeSession(), max_rows=16)  # type: ignore[arg-type]
+    for length in [4, *[60] * 15, *[60] * 3]:
+        engine.add(make_request([1, 3], max_new_tokens=length))
+    full = []
+    for _ in range(12):
+        engine.step()
+        full.append(len(engine.running) == 16)
+    assert full == [*[True] * 2, *[False] * 4, *[True] * 6]  # it ended in the third step
+
+
 def test_short_requests_take_the_memory_that_a_long_one_leaves() -> None:
     memory = 4 * 64 * 64  # bytes; 64 a position: four rows of 64 positions, or two of 96
     engine = Engine(FakeSession(), max_rows=8, max_memory=memory)  # type: ignore[arg-type]
