@@ -11,7 +11,7 @@ from gpt2ja_bench.report import Workload
 
 _FIRST_ID = 16  # below are special tokens
 _SEED = 20261124
-_QUEUE_LENGTHS = (4, 40)
+_QUEUE_LENGTHS = (4, 28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,15 @@ def _generate(
 _MEAN = sum(_QUEUE_LENGTHS) // 2
 PLANS: tuple[Plan, ...] = (
     Plan(_generate("interactive", "One sequence", 1, 16, 96), 5, 1.4),
-    Plan(_generate("batch-8", "Batch of 8", 8, 16, 96), 3, 3.3),
+    Plan(_generate("batch-8", "Batch of 8", 8, 16, 96), 2, 3.3),
     Plan(_generate("batch-32", "Batch of 32", 32, 16, 96), 2, 7.8),
     Plan(_generate("batch-64", "Batch of 64", 64, 16, 32), 2, 4.1),
     Plan(_generate("long-prompt", "Long prompt", 1, 768, 64), 3, 2),
     Plan(
         _generate("shared-prompt", "16 sequences of one prompt", 16, 512, 16, shared=True), 2, 6.5
     ),
-    Plan(Workload("queue", "Queue of 200 requests", "queue", 32, 16, _MEAN, 200), 1, 15),
-    Plan(Workload("score", "Score 100 texts", "score", 16, 128, 0, 100), 1, 6),
+    Plan(Workload("queue", "Queue of 200 requests", "queue", 32, 16, _MEAN, 200), 1, 16),
+    Plan(Workload("score", "Score 100 texts", "score", 16, 64, 0, 100), 1, 6),
     Plan(Workload("cold-start", "New process to first token", "cold_start", 1, 16, 1, 1), 2, 3.5),
 )
 QUICK_PLANS: tuple[Plan, ...] = (
@@ -60,7 +60,9 @@ def job(workload: Workload, vocab_size: int, round_: int) -> Job:
 
     Prompts are new in every round, since some engines keep those of calls before.
     """
-    lengths_random, random = (np.random.default_rng(seed) for seed in (_SEED, [_SEED, round_]))
+    # No two workloads share a prompt, or the beginning of one, either.
+    seeds = (_SEED, [_SEED, round_, *workload.id.encode()])
+    lengths_random, random = (np.random.default_rng(seed) for seed in seeds)
     shape = (workload.requests, workload.prompt_tokens)
     prompts = random.integers(_FIRST_ID, vocab_size, shape).tolist()
     if workload.shared_prompt:
