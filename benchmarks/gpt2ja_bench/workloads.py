@@ -61,16 +61,15 @@ def job(workload: Workload, vocab_size: int, round_: int) -> Job:
     Prompts are new in every round, since some engines keep those of calls before.
     """
     # No two workloads share a prompt, or the beginning of one, either.
-    seeds = (_SEED, [_SEED, round_, *workload.id.encode()])
-    lengths_random, random = (np.random.default_rng(seed) for seed in seeds)
+    random = np.random.default_rng([_SEED, round_, *workload.id.encode()])
     shape = (workload.requests, workload.prompt_tokens)
     prompts = random.integers(_FIRST_ID, vocab_size, shape).tolist()
     if workload.shared_prompt:
         prompts = [prompts[0]] * workload.requests
     lengths = [workload.new_tokens] * workload.requests
     if workload.kind == "queue":
-        low, high = _QUEUE_LENGTHS
-        lengths = lengths_random.integers(low, high, workload.requests, endpoint=True).tolist()
+        same = np.random.default_rng(_SEED)  # in every round
+        lengths = same.integers(*_QUEUE_LENGTHS, workload.requests, endpoint=True).tolist()
     return Job(prompts, lengths, workload.rows)
 
 

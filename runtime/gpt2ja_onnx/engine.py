@@ -65,9 +65,8 @@ class Engine:
         self._decode_plans: dict[int, Plan] = {}
         self._next_scan = 0.0
         self._full = False  # the device has no memory for one more, until one ends
-        self._admitted = 0  # rows that ran when sequences were last admitted,
-        self._left_waiting = False  # whether some had to wait, and
-        self._steps = 0  # how many steps ago that was
+        self._crowded = 0  # rows that ran when some last had to wait; 0 once none had to
+        self._steps = 0  # since sequences were last admitted
         self._last_try: Sequence | None = None  # has the device for itself
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -175,18 +174,15 @@ class Engine:
             else:
                 self._prefill.compute_behind(prefix, sequence, row)
         self._prefill.compute(fresh, len(self.running) - len(fresh))
-        self._admitted, self._left_waiting, self._steps = len(self.running), bool(self.waiting), 0
+        self._crowded = len(self.running) if self.waiting else 0
+        self._steps = 0
 
     def _gathers(self) -> bool:
         """Whether free rows stay free for some steps, until there are more of them."""
         self._steps += 1
-        free = self._admitted - len(self.running)
-        return (
-            self._left_waiting
-            and 0 < free < min(_PART_TOGETHER * self._admitted, len(self.waiting))
-            and self._steps < _STEPS_TOGETHER
-            and bool(self.running)
-        )
+        free = self._crowded - len(self.running)
+        enough = min(_PART_TOGETHER * self._crowded, len(self.waiting))
+        return 0 < free < enough and self._steps < _STEPS_TOGETHER
 
     def _start(self) -> None:
         """Generate the first token of the sequences whose prompts have been computed."""

@@ -12,7 +12,7 @@ from gpt2ja_bench.figures import baseline_ratio
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_report
 from gpt2ja_bench.runner import Runner, RunSettings
 from gpt2ja_bench.shape import Shape
-from gpt2ja_bench.workloads import Plan
+from gpt2ja_bench.workloads import PLANS, Plan, job
 from gpt2ja_onnx.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
 
@@ -37,6 +37,15 @@ def settings(*engines: EngineSpec, plans: tuple[Plan, ...] = (GENERATE,)) -> Run
 
 def run(output: Path, *engines: EngineSpec, plans: tuple[Plan, ...] = (GENERATE,)) -> Report:
     return Runner(settings(*engines, plans=plans), output, lambda name, cost: None).run()
+
+
+def test_no_prompt_begins_like_an_earlier_one_and_lengths_stay() -> None:
+    """An engine that keeps what it has computed must not gain by it."""
+    jobs = [job(plan.workload, 1000, round_) for plan in PLANS for round_ in range(3)]
+    prompts = [{tuple(prompt[:8]) for prompt in one.prompts} for one in jobs]
+    assert sum(map(len, prompts)) == len(set.union(*prompts))
+    for first, *others in zip(jobs[::3], jobs[1::3], jobs[2::3], strict=True):
+        assert all(other.new_tokens == first.new_tokens for other in others)
 
 
 def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:

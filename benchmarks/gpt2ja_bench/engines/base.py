@@ -40,9 +40,11 @@ class Job:
 
     @property
     def shared_prompt(self) -> bool:
-        """Whether all prompts and lengths are one."""
+        """Whether there are several prompts, and all of them and their lengths are one."""
         first = (self.prompts[0], self.new_tokens[0])
-        return all(pair == first for pair in zip(self.prompts, self.new_tokens, strict=True))
+        return len(self.prompts) > 1 and all(
+            pair == first for pair in zip(self.prompts, self.new_tokens, strict=True)
+        )
 
     def batches(self) -> list[Job]:
         """The job in static batches of `rows`, in order, each as long as its longest prompt needs.

@@ -52,7 +52,7 @@ class CTranslate2(Engine):
         options: dict[str, Any] = {"sampling_topk": 1}
         if job.sample:
             options = {"sampling_topk": TOP_K, "sampling_topp": TOP_P}
-        if len(job.prompts) > 1 and job.shared_prompt:
+        if job.shared_prompt:
             prompts = [job.prompts[0][-1:]] * len(job.prompts)
             # The prompt's cache is computed for this call alone, as the other engines do it.
             options |= {

@@ -76,7 +76,7 @@ class LlamaCpp(Engine):
         places: dict[int, int] = {}  # place in the context → index of the prompt
         marks: list[float] = []
         samplers = [self._sampler(job, index) for index in range(len(job.prompts))]
-        if job.shared_prompt and rows == len(job.prompts) > 1:
+        if job.shared_prompt and rows == len(job.prompts):
             self._start_shared(context, memory, job, texts, samplers)
             marks.append(time.perf_counter())
             places, waiting = {index: index for index in waiting}, []

@@ -42,7 +42,7 @@ class Ours(Engine):
         settings: dict[str, Any] = {"do_sample": job.sample, "seed": job.seed}
         if job.sample:
             settings |= {"top_k": TOP_K, "top_p": TOP_P}
-        if len(job.prompts) > 1 and job.shared_prompt:
+        if job.shared_prompt:
             prompts, lengths = job.prompts[:1], job.new_tokens[:1]
             settings["num_return_sequences"] = len(job.prompts)
         else:

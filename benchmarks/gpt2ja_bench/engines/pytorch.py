@@ -33,7 +33,7 @@ def generate(model: Any, job: Job, device: str, **options: Any) -> tuple[Any, li
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     prompt, count = job.prompts[0], job.new_tokens[0]
-    if len(job.prompts) > 1 and job.shared_prompt:
+    if job.shared_prompt:
         ids = torch.tensor([prompt], device=device)
         options["num_return_sequences"] = len(job.prompts)
     else:
