@@ -11,7 +11,7 @@ import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GPT2Ja
-from gpt2ja_onnx.device import cuda_problem
+from gpt2ja_onnx.device.choice import cuda_problem
 from gpt2ja_train import TokenizerSettings, train_tokenizer
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpt2ja_onnx.cuda import CudaSession
-from gpt2ja_onnx.cuda_memory import DeviceMemory
-from gpt2ja_onnx.providers import ort
+from gpt2ja_onnx.device.cuda.memory import DeviceMemory
+from gpt2ja_onnx.device.cuda.session import CudaSession
+from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_onnx.bundle import Manifest
+    from gpt2ja_onnx.bundle.manifest import Manifest
 
 
 class Recorder:

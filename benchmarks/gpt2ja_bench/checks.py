@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from gpt2ja_bench.engines.base import Job
 from gpt2ja_bench.report import Check
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.tokenizer import Tokenizer
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ class Answer:
 
 def ask(process: EngineProcess, checkpoint: Path, timeout: float) -> Answer:
     """Let an engine that has loaded `checkpoint` continue prompts greedily and score a text."""
-    tokenizer = Tokenizer(checkpoint / bundle.TOKENIZER_FILE)
+    tokenizer = Tokenizer(checkpoint / names.TOKENIZER_FILE)
     text = (files("gpt2ja_export") / "sample.txt").read_text(encoding="utf-8")
     ids = [token for line in text.splitlines() for token in tokenizer.encode(line)]
     texts = [ids[i : i + _TEXT_TOKENS] for i in range(0, len(ids) - 1, _TEXT_TOKENS)]

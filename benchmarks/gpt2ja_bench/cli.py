@@ -16,8 +16,8 @@ from gpt2ja_bench.engines.table import CUDA_ENGINES, ENGINES
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, read_report
 from gpt2ja_bench.shape import PUBLISHED, Shape
 from gpt2ja_bench.workloads import PLANS, QUICK_PLANS, Plan
-from gpt2ja_onnx.demo import demo_checkpoint
-from gpt2ja_onnx.threads import available_threads
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
+from gpt2ja_onnx.device.threads import available_threads
 
 if TYPE_CHECKING:
     from gpt2ja_bench.engines.spec import EngineSpec
@@ -123,9 +123,9 @@ def _choose(known: tuple[Any, ...], names: str | None, what: str, default: Any =
 
 
 def _bundle_engine(path: Path) -> EngineSpec:
-    from gpt2ja_onnx import bundle
+    from gpt2ja_onnx.bundle.manifest import read_manifest
 
-    manifest = bundle.read_manifest(path)
+    manifest = read_manifest(path)
     spec = next(s for s in (*ENGINES, *CUDA_ENGINES) if s.id == f"ours-{manifest.precision}")
     return dataclasses.replace(
         spec, id=path.name, title=f"bundle {path.name}", bundle=path.resolve()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GPT2Ja
-from gpt2ja_onnx.demo import demo_checkpoint
-from gpt2ja_onnx.threads import available_threads
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
+from gpt2ja_onnx.device.threads import available_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,13 +20,13 @@ import click
 from gpt2ja_bench.document import Row, Table
 from gpt2ja_bench.markdown import table_lines
 from gpt2ja_bench.synthetic import make_checkpoint
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.errors import BenchmarkError, Gpt2jaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt2ja_onnx.bundle import Manifest, Precision
+    from gpt2ja_onnx.bundle.manifest import Manifest, Precision
 
 # What a bundle for the CPU of the published model's shape may take on disk, in megabytes.
 SIZE_LIMITS: dict[Precision, int] = {"fp32": 450, "fp16": 226, "int8": 140, "int4": 95}
@@ -73,7 +73,7 @@ def measure(checkpoint: str, output: Path, precision: Precision, eval_text: Path
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise BenchmarkError(f"{precision}: the export ended with code {process.returncode}")
-    manifest = bundle.read_manifest(output)
+    manifest = read_manifest(output)
     size = sum(path.stat().st_size for path in output.iterdir())
     return Export(manifest, size, seconds, usage.ru_maxrss * 1024)
 

@@ -10,7 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.shape import PUBLISHED, Shape
-from gpt2ja_onnx.demo import demo_checkpoint
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

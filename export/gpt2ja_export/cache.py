@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpt2ja_export.graph import GraphEditor, constant, producer
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import GPT2LMHeadModel
 
+    from gpt2ja_onnx.bundle.manifest import ModelShape
+
 _INPUTS = 14  # of GroupQueryAttention, up to the scales
 _K_SCALE, _V_SCALE = 12, 13
 # What another text drives beyond the range that this one showed is clipped, so leave some room.
-_ROOM: dict[bundle.CachePart, float] = {"key": 1.5, "value": 1.2}
+_ROOM: dict[names.CachePart, float] = {"key": 1.5, "value": 1.2}
 
 
 def cache_ranges(model: GPT2LMHeadModel, text_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -52,7 +54,7 @@ def cache_ranges(model: GPT2LMHeadModel, text_ids: Sequence[int]) -> NDArray[np.
 
 
 def quantize_cache(
-    model: ir.Model, shape: bundle.ModelShape, ranges: NDArray[np.float32]
+    model: ir.Model, shape: ModelShape, ranges: NDArray[np.float32]
 ) -> dict[str, object]:
     """Let every attention of the fused fp32 graph `model` keep its cache as int8, in place.
 
@@ -81,13 +83,13 @@ def quantize_cache(
         keys = np.maximum(keys, keys.max() / 100 or 1)
         changed += _scale_projections(editor, node, layer, 1 / keys.reshape(-1))
         node.resize_inputs(_INPUTS)
-        limits = zip((_K_SCALE, _V_SCALE), bundle.CACHE_PARTS, (1, values.max() or 1), strict=True)
+        limits = zip((_K_SCALE, _V_SCALE), names.CACHE_PARTS, (1, values.max() or 1), strict=True)
         for index, part, largest in limits:
             scale = np.array([_ROOM[part] * largest / 127], dtype=np.float32)
             node.replace_input_with(index, editor.store(f"cache.{layer}.{part}.scale", scale))
             for value in (
-                editor.input(bundle.past_name(layer, part)),
-                editor.output(bundle.present_name(layer, part)),
+                editor.input(names.past_name(layer, part)),
+                editor.output(names.present_name(layer, part)),
             ):
                 value.type = ir.TensorType(ir.DataType.INT8)
             node.attributes.add(ir.AttrString(f"{part[0]}_quant_type", "PER_TENSOR"))

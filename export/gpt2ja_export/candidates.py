@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx_ir as ir
 
 from gpt2ja_export.graph import GraphEditor
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx.bundle.manifest import Device, ModelShape
 
 # Scores a block, measured; whole blocks must fill the vocabulary.
 _BLOCK = 32
@@ -14,9 +19,7 @@ _BLOCK = 32
 _LEAST_BLOCKS = 2
 
 
-def add_candidates(
-    graph: ir.Graph, shape: bundle.ModelShape, device: bundle.Device = "cpu"
-) -> None:
+def add_candidates(graph: ir.Graph, shape: ModelShape, device: Device = "cpu") -> None:
     """Add the outputs ``candidate_scores`` and ``candidate_ids`` to a graph with ``logits``.
 
     They are sorted by falling score, equal scores by rising id. On the CPU they are looked for
@@ -30,7 +33,7 @@ def add_candidates(
         device: That the graph is for.
     """
     editor = GraphEditor(graph)
-    logits = editor.output(bundle.LOGITS)
+    logits = editor.output(names.LOGITS)
     blocks = shape.vocab_size // _BLOCK
     fits = shape.vocab_size % _BLOCK == 0 and blocks >= _LEAST_BLOCKS * shape.candidates
     if device == "cpu" and fits:
@@ -39,8 +42,8 @@ def add_candidates(
         scores, ids = _top(editor, logits, shape.candidates)
     dims = ir.Shape(["rows", "positions", shape.candidates])
     for value, name, kind in (
-        (scores, bundle.CANDIDATE_SCORES, ir.DataType.FLOAT),
-        (ids, bundle.CANDIDATE_IDS, ir.DataType.INT64),
+        (scores, names.CANDIDATE_SCORES, ir.DataType.FLOAT),
+        (ids, names.CANDIDATE_IDS, ir.DataType.INT64),
     ):
         value.name, value.type, value.shape = name, ir.TensorType(kind), dims
     graph.outputs[1:1] = [scores, ids]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
-from gpt2ja_onnx.bundle import Source, hash_file
+from gpt2ja_onnx.bundle.manifest import Source, hash_file
 from gpt2ja_onnx.errors import CheckpointError, HubError
 
 if TYPE_CHECKING:

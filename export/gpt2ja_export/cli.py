@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.demo import demo_checkpoint
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
+from gpt2ja_onnx.bundle.manifest import Device, Graph, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option(
     "--precision",
-    type=click.Choice(get_args(bundle.Precision)),
+    type=click.Choice(get_args(Precision)),
     help="Of the weights.  [default: int8; fp16 for cuda; fp32 for portable]",
 )
-@click.option(
-    "--device", type=click.Choice(get_args(bundle.Device)), default="cpu", show_default=True
-)
+@click.option("--device", type=click.Choice(get_args(Device)), default="cpu", show_default=True)
 @click.option(
     "--cache",
     type=click.Choice(["int8", "float"]),
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--graph",
-    type=click.Choice(get_args(bundle.Graph)),
+    type=click.Choice(get_args(Graph)),
     default="fused",
     show_default=True,
     help="'portable' keeps Optimum's own graph, for other tools.",

@@ -7,8 +7,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from gpt2ja_export.checkpoint import TOKENIZER_FILES
-from gpt2ja_onnx.config import GenerationConfig
 from gpt2ja_onnx.errors import CheckpointError, SettingError
+from gpt2ja_onnx.settings import GenerationConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

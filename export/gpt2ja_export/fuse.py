@@ -8,6 +8,7 @@ that did not happen fails the export with its name.
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -23,16 +24,17 @@ from gpt2ja_export.graph import (
     producer,
     scalar,
 )
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx.bundle.manifest import Device, ModelShape
 
 _GELU_CUBIC = 0.044715  # the tanh form of GELU: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
 
 
-def fuse(
-    model: ir.Model, shape: bundle.ModelShape, device: bundle.Device = "cpu"
-) -> dict[str, int]:
-    """Rewrite Optimum's graph `model` in place to the fused graph of `gpt2ja_onnx.bundle`.
+def fuse(model: ir.Model, shape: ModelShape, device: Device = "cpu") -> dict[str, int]:
+    """Rewrite Optimum's graph `model` in place to the fused graph of `gpt2ja_onnx.bundle.names`.
 
     Args:
         model: As `gpt2ja_export.plain.export_plain` writes it, in fp32.
@@ -61,7 +63,7 @@ def fuse(
 class _Fusion(GraphEditor):
     """One graph being rewritten."""
 
-    def __init__(self, model: ir.Model, shape: bundle.ModelShape, device: bundle.Device) -> None:
+    def __init__(self, model: ir.Model, shape: ModelShape, device: Device) -> None:
         super().__init__(model.graph)
         self.shape = shape
         self.device = device
@@ -109,10 +111,10 @@ class _Fusion(GraphEditor):
             self.graph.inputs.append(value)
             return value
 
-        self.seqlens = add(bundle.SEQLENS_K, ir.DataType.INT32, "rows")
-        self.total = add(bundle.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32)
-        self.positions = add(bundle.LOGIT_POSITIONS, ir.DataType.INT64, "rows", "positions")
-        for name in (bundle.INPUT_IDS, bundle.POSITION_IDS):
+        self.seqlens = add(names.SEQLENS_K, ir.DataType.INT32, "rows")
+        self.total = add(names.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32)
+        self.positions = add(names.LOGIT_POSITIONS, ir.DataType.INT64, "rows", "positions")
+        for name in (names.INPUT_IDS, names.POSITION_IDS):
             self.input(name).shape = ir.Shape(["rows", "new"])
 
     def _attach_linears(self) -> None:
@@ -140,7 +142,7 @@ class _Fusion(GraphEditor):
         result = self._attention_result(value)
         if packed is None or result is None:
             return
-        past = [self._cache_input(layer, part) for part in bundle.CACHE_PARTS]
+        past = [self._cache_input(layer, part) for part in names.CACHE_PARTS]
         node = ir.Node(
             MICROSOFT,
             "GroupQueryAttention",
@@ -204,13 +206,13 @@ class _Fusion(GraphEditor):
         """Look ids up in the shape in which they come, without a detour over a reshape."""
         for gather in self.nodes("Gather"):
             detour = producer(gather.inputs[1], "Reshape")
-            if detour is not None and detour.inputs[0] is self.input(bundle.INPUT_IDS):
+            if detour is not None and detour.inputs[0] is self.input(names.INPUT_IDS):
                 looked_up = self.insert(gather, "Gather", [gather.inputs[0], detour.inputs[0]])
                 self.replace(gather.outputs[0], looked_up)
                 self.counts["embedding"] += 1
         for cast in self.nodes("Cast"):  # of the looked up positions, from fp32 to fp32
             source = producer(cast.inputs[0], "Gather")
-            if source is not None and source.inputs[1] is self.input(bundle.POSITION_IDS):
+            if source is not None and source.inputs[1] is self.input(names.POSITION_IDS):
                 self.replace(cast.outputs[0], source.outputs[0])
 
     def _select_positions(self) -> None:
@@ -252,7 +254,7 @@ class _Fusion(GraphEditor):
 
     def _attach_head(self) -> None:
         """The head on the last norm's own shape, over the embedding as it is stored if tied."""
-        logits = self.output(bundle.LOGITS)
+        logits = self.output(names.LOGITS)
         head = producer(logits, "MatMul")
         if head is None:
             return
@@ -277,17 +279,17 @@ class _Fusion(GraphEditor):
         """The sum of each position's logits: as finite as they are, and cheaper to read."""
         axes = self.store("sum_axes", np.array([2], dtype=np.int64))
         flat = [ir.AttrInt64("keepdims", 0)]
-        output = self.append("ReduceSum", [self.output(bundle.LOGITS), axes], flat)
-        output.name, output.type = bundle.LOGIT_SUMS, ir.TensorType(ir.DataType.FLOAT)
+        output = self.append("ReduceSum", [self.output(names.LOGITS), axes], flat)
+        output.name, output.type = names.LOGIT_SUMS, ir.TensorType(ir.DataType.FLOAT)
         output.shape = ir.Shape(["rows", "positions"])
         self.graph.outputs.append(output)
         self.counts["sums"] += 1
 
     # --- looking around ---
 
-    def _cache_input(self, layer: int, part: bundle.CachePart) -> ir.Value:
+    def _cache_input(self, layer: int, part: names.CachePart) -> ir.Value:
         value = self.input(f"past_key_values.{layer}.{part}")
-        value.name = bundle.past_name(layer, part)
+        value.name = names.past_name(layer, part)
         value.shape = ir.Shape(["rows", self.shape.heads, "capacity", self.shape.head_size])
         return value
 
@@ -306,9 +308,7 @@ class _Fusion(GraphEditor):
         transpose = producer(head.inputs[1], "Transpose")
         if transpose is not None:
             return transpose.inputs[0]
-        lookup = next(
-            n for n in self.nodes("Gather") if n.inputs[1] is self.input(bundle.INPUT_IDS)
-        )
+        lookup = next(n for n in self.nodes("Gather") if n.inputs[1] is self.input(names.INPUT_IDS))
         same = np.array_equal(constant(lookup.inputs[0]).T, constant(head.inputs[1]))
         return lookup.inputs[0] if same else None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from gpt2ja_export.plain import OPSET
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
 
 _IR_VERSION = 10
 
@@ -22,18 +22,18 @@ def moves_graph() -> ir.Model:
     scattered blocks alone.
     """
     int64 = ir.DataType.INT64
-    source = ir.val(bundle.MOVE_SOURCE, int64, ["source_blocks", "words"])
-    target = ir.val(bundle.MOVE_TARGET, int64, ["target_blocks", "words"])
-    origins = ir.val(bundle.MOVE_FROM, int64, ["moved"])
-    goals = ir.val(bundle.MOVE_TO, int64, ["moved", 1])
-    shape = ir.val(bundle.MOVE_SHAPE, int64, [2])  # of what is moved; it lives on the CPU
+    source = ir.val(names.MOVE_SOURCE, int64, ["source_blocks", "words"])
+    target = ir.val(names.MOVE_TARGET, int64, ["target_blocks", "words"])
+    origins = ir.val(names.MOVE_FROM, int64, ["moved"])
+    goals = ir.val(names.MOVE_TO, int64, ["moved", 1])
+    shape = ir.val(names.MOVE_SHAPE, int64, [2])  # of what is moved; it lives on the CPU
     picked = ir.node("Gather", [source, origins], {"axis": 0})
     indices = ir.node("Expand", [goals, shape])
     scattered = ir.node(
         "ScatterElements", [target, indices.outputs[0], picked.outputs[0]], {"axis": 0}
     )
     moved = scattered.outputs[0]
-    moved.name, moved.type, moved.shape = bundle.MOVED, ir.TensorType(int64), target.shape
+    moved.name, moved.type, moved.shape = names.MOVED, ir.TensorType(int64), target.shape
     graph = ir.Graph(
         [source, target, origins, goals, shape],
         [moved],

@@ -16,12 +16,21 @@ from gpt2ja_export.companions import write_generation_config, write_tokenizer
 from gpt2ja_export.plain import export_plain
 from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.device import cuda_problem, obstacles, open_session
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.bundle.manifest import (
+    CacheType,
+    Device,
+    Graph,
+    Manifest,
+    ModelShape,
+    Precision,
+    write_manifest,
+)
+from gpt2ja_onnx.device.choice import cuda_problem, obstacles, open_session
+from gpt2ja_onnx.device.threads import available_threads
 from gpt2ja_onnx.errors import ExportError, OutputError
 from gpt2ja_onnx.files import atomic_directory, check_output_directory
-from gpt2ja_onnx.threads import available_threads
-from gpt2ja_onnx.tokenizer import Tokenizer
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +51,7 @@ _TOOLS = (
     "torch",
     "transformers",
 )
-_HALVES: dict[bundle.Precision, bundle.CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
+_HALVES: dict[Precision, CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
 _HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
@@ -75,10 +84,10 @@ class ExportSettings:
             another short one.
     """
 
-    precision: bundle.Precision = "int8"
-    device: bundle.Device = "cpu"
+    precision: Precision = "int8"
+    device: Device = "cpu"
     cache: Literal["int8", "float"] = "int8"
-    graph: bundle.Graph = "fused"
+    graph: Graph = "fused"
     verify: bool = True
     eval_text: Path | None = None
     calibration_text: Path | None = None
@@ -95,7 +104,7 @@ class ExportSettings:
             raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
 
     @property
-    def cache_dtype(self) -> bundle.CacheType:
+    def cache_dtype(self) -> CacheType:
         """Of keys and values: those of an unquantised bundle are as its activations."""
         if self.precision in ("int8", "int4") and self.cache == "int8":
             return "int8"
@@ -118,7 +127,7 @@ def export_bundle(
     revision: str | None = None,
     force: bool = False,
     report: Callable[[Step], None] = lambda step: None,
-) -> bundle.Manifest:
+) -> Manifest:
     """Export the checkpoint `location`, a directory or a hub id, to the bundle `output`.
 
     Args:
@@ -152,7 +161,7 @@ def export_bundle(
             f"{shape.head_size}; --graph portable takes any"
         )
     model = checkpoint.load_model()
-    tokenizer = Tokenizer(checkpoint.path / bundle.TOKENIZER_FILE)
+    tokenizer = Tokenizer(checkpoint.path / names.TOKENIZER_FILE)
     calibration_ids = _encode(tokenizer, calibration)
     if not calibration_ids:
         raise ExportError(f"{settings.calibration_text}: the calibration text has no tokens")
@@ -168,7 +177,7 @@ def export_bundle(
             )
         special = write_tokenizer(checkpoint, directory)
         figures: dict[str, Any] = {}
-        manifest = bundle.Manifest(
+        manifest = Manifest(
             graph=settings.graph,
             precision=settings.precision,
             quantization=quantization,
@@ -178,7 +187,7 @@ def export_bundle(
             generation_defaults=write_generation_config(model, checkpoint, directory),
             source=checkpoint.source,
             fusions=fusions,
-            weights=weights_by_part(directory / bundle.MODEL_FILE),
+            weights=weights_by_part(directory / names.MODEL_FILE),
             tools=_tool_versions(),
             verification=figures,
         )
@@ -188,7 +197,7 @@ def export_bundle(
             check(found, settings.precision)
             figures |= as_dict(found)
         report("hashing")
-        bundle.write_manifest(directory, manifest)
+        write_manifest(directory, manifest)
     return manifest
 
 
@@ -211,7 +220,7 @@ def _read_text(path: Path | None, ours: str) -> str:
 
 def _write_fused(
     model: GPT2LMHeadModel,
-    shape: bundle.ModelShape,
+    shape: ModelShape,
     calibration_ids: list[int],
     directory: Path,
     settings: ExportSettings,
@@ -241,17 +250,17 @@ def _write_fused(
         # A file of its own for the weights can be mapped into memory instead of being parsed.
         ir.save(
             graph,
-            directory / bundle.MODEL_FILE,
-            external_data=f"{bundle.MODEL_FILE}.data",
+            directory / names.MODEL_FILE,
+            external_data=f"{names.MODEL_FILE}.data",
             size_threshold_bytes=_INLINE_BYTES,
         )
     if settings.device == "cuda":
-        ir.save(moves_graph(), directory / bundle.CACHE_FILE)
+        ir.save(moves_graph(), directory / names.CACHE_FILE)
     return fusions, quantization
 
 
-def _shape(config: dict[str, Any], cache_dtype: bundle.CacheType) -> bundle.ModelShape:
-    return bundle.ModelShape(
+def _shape(config: dict[str, Any], cache_dtype: CacheType) -> ModelShape:
+    return ModelShape(
         layers=config["n_layer"],
         width=config["n_embd"],
         heads=config["n_head"],
@@ -267,7 +276,7 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _verify(
-    directory: Path, manifest: bundle.Manifest, model: GPT2LMHeadModel, text_ids: list[int]
+    directory: Path, manifest: Manifest, model: GPT2LMHeadModel, text_ids: list[int]
 ) -> Verification:
     import torch
 
@@ -281,6 +290,6 @@ def _verify(
 
         session: Any = PortableSession(directory, manifest, threads=available_threads())
     else:
-        device: bundle.Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
+        device: Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
         session = open_session(directory, manifest, threads=available_threads(), device=device)
     return verify(session, reference, text_ids)

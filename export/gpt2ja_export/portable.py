@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.cache import KVCache
-from gpt2ja_onnx.providers import ort
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.bundle.manifest import Manifest, ModelShape
+
 
 class PortableSession:
-    """Runs a portable bundle; as `gpt2ja_onnx.session.Session`, but slowly and row by row."""
+    """Runs a portable bundle as `Session` runs a fused one, but slowly and row by row."""
 
-    def __init__(self, directory: Path, manifest: bundle.Manifest, *, threads: int) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self._session = ort.InferenceSession(
-            str(directory / bundle.MODEL_FILE), options, providers=["CPUExecutionProvider"]
+            str(directory / names.MODEL_FILE), options, providers=["CPUExecutionProvider"]
         )
         self.shape = manifest.shape
 
     def new_cache(self) -> KVCache:
-        """An empty cache, as that of `gpt2ja_onnx.session.Session`."""
+        """An empty cache, as that of `gpt2ja_onnx.device.cpu.session.Session`."""
         return KVCache(self.shape)
 
     def plan(
         self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]
     ) -> PortablePlan:
-        """Buffers for one call, filled and read as those of `gpt2ja_onnx.session.Plan`."""
+        """Buffers for one call, filled and read as those of `Plan`."""
         return PortablePlan(self._session, self.shape, rows, new, positions, caches)
 
 
@@ -46,7 +48,7 @@ class PortablePlan:
     def __init__(
         self,
         session: ort.InferenceSession,
-        shape: bundle.ModelShape,
+        shape: ModelShape,
         rows: int,
         new: int,
         positions: int,
@@ -70,13 +72,13 @@ class PortablePlan:
                 "position_ids": self.position_ids[row : row + 1, :new],
                 "attention_mask": np.ones((1, length), dtype=np.int64),
             }
-            names = [bundle.LOGITS]
+            outputs = [names.LOGITS]
             for index, cache in enumerate(self._caches):
                 layer, part = divmod(index, 2)
-                name = bundle.CACHE_PARTS[part]
+                name = names.CACHE_PARTS[part]
                 feeds[f"past_key_values.{layer}.{name}"] = cache[row : row + 1, :, :past]
-                names.append(bundle.present_name(layer, name))
-            logits, *present = self._session.run(names, feeds)
+                outputs.append(names.present_name(layer, name))
+            logits, *present = self._session.run(outputs, feeds)
             for cache, values in zip(self._caches, present, strict=True):
                 cache[row, :, :length] = values[0]
             wanted = np.minimum(self.logit_positions[row], new - 1)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpt2ja_export.graph import MICROSOFT, GraphEditor, constant
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.bundle import ModelShape, Precision
+    from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 _ZERO_POINT = 128  # activations are uint8 around 128: the int8 × int8 kernel is many times slower
 INT4_BLOCK = 32
@@ -84,9 +84,7 @@ class _Quantizer(GraphEditor):
         """
         head = self._head()
         tied = head.op_type == "FusedMatMul"
-        lookup = next(
-            n for n in self.nodes("Gather") if n.inputs[1] is self.input(bundle.INPUT_IDS)
-        )
+        lookup = next(n for n in self.nodes("Gather") if n.inputs[1] is self.input(names.INPUT_IDS))
         embedding = constant(lookup.inputs[0])
         matrix, scales = self._store_rows("embedding", embedding)
         self._quantize_lookup(lookup, matrix, scales)
@@ -133,7 +131,7 @@ class _Quantizer(GraphEditor):
     # --- pieces ---
 
     def _head(self) -> ir.Node:
-        node = self.output(bundle.LOGITS).producer()
+        node = self.output(names.LOGITS).producer()
         assert node is not None
         return node
 
@@ -176,7 +174,7 @@ class _Quantizer(GraphEditor):
             tail = self.store(
                 "quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64)
             )
-            dims = self.insert(node, "Shape", [self.input(bundle.LOGIT_POSITIONS)])
+            dims = self.insert(node, "Shape", [self.input(names.LOGIT_POSITIONS)])
             target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
             product = self.insert(node, "Reshape", [product, target])
         else:
@@ -284,7 +282,7 @@ def _to_half(model: ir.Model, kind: ir.DataType) -> None:
         if value.name is not None and value.name.startswith(("past.", "present.")):
             value.type = ir.TensorType(kind)
     editor = GraphEditor(graph)
-    logits = editor.output(bundle.LOGITS)
+    logits = editor.output(names.LOGITS)
     cast = ir.Node("", "Cast", [None], [ir.AttrInt64("to", ir.DataType.FLOAT.value)])
     producer = logits.producer()
     assert producer is not None

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.bundle import Precision
-    from gpt2ja_onnx.session import Session
+    from gpt2ja_onnx.bundle.manifest import Precision
+    from gpt2ja_onnx.device.cpu.session import Session
 
     # Token ids of shape (length,) to PyTorch's logits of shape (length, vocabulary), fp32.
     Reference = Callable[[NDArray[np.int64]], NDArray[np.float32]]

@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.config import GenerationConfig
+    from gpt2ja_onnx.engine.request import Chunk, GenerationResult, Request
+    from gpt2ja_onnx.engine.scoring import Score
     from gpt2ja_onnx.errors import Gpt2jaError
     from gpt2ja_onnx.model import GPT2Ja
-    from gpt2ja_onnx.request import Chunk, GenerationResult, Request
-    from gpt2ja_onnx.scoring import Score
+    from gpt2ja_onnx.settings import GenerationConfig
 
 __all__ = [
     "Chunk",
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Chunk": "request",
+    "Chunk": "engine.request",
     "GPT2Ja": "model",
-    "GenerationConfig": "config",
-    "GenerationResult": "request",
+    "GenerationConfig": "settings",
+    "GenerationResult": "engine.request",
     "Gpt2jaError": "errors",
-    "Request": "request",
-    "Score": "scoring",
+    "Request": "engine.request",
+    "Score": "engine.scoring",
 }
 
 

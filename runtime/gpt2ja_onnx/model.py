@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.config import GenerationConfig
-from gpt2ja_onnx.demo import demo_bundle
-from gpt2ja_onnx.device import open_session
-from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.bundle.demo import demo_bundle
+from gpt2ja_onnx.bundle.manifest import Manifest, read_manifest
+from gpt2ja_onnx.device.choice import open_session
+from gpt2ja_onnx.device.threads import available_threads, started
+from gpt2ja_onnx.engine.engine import Engine
+from gpt2ja_onnx.engine.request import Request
+from gpt2ja_onnx.engine.scoring import Score, Scorer, perplexity
+from gpt2ja_onnx.engine.worker import Worker
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
-from gpt2ja_onnx.request import Request
-from gpt2ja_onnx.scoring import Score, Scorer, perplexity
-from gpt2ja_onnx.threads import available_threads, started
-from gpt2ja_onnx.tokenizer import Tokenizer
-from gpt2ja_onnx.worker import Worker
+from gpt2ja_onnx.settings import GenerationConfig
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device import DeviceChoice
-    from gpt2ja_onnx.request import Chunk, GenerationResult
-    from gpt2ja_onnx.session import Session
+    from gpt2ja_onnx.device.choice import DeviceChoice
+    from gpt2ja_onnx.device.cpu.session import Session
+    from gpt2ja_onnx.engine.request import Chunk, GenerationResult
 
 Prompt = str | list[int]
 
@@ -44,7 +45,7 @@ class GPT2Ja:
     """
 
     def __init__(
-        self, manifest: bundle.Manifest, tokenizer: Tokenizer, session: Session, engine: Engine
+        self, manifest: Manifest, tokenizer: Tokenizer, session: Session, engine: Engine
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -93,13 +94,13 @@ class GPT2Ja:
             raise SettingError(f"batch_size must be at least 1, not {batch_size}")
         if max_memory is not None and max_memory < 1:
             raise SettingError(f"max_memory must be at least 1 byte, not {max_memory}")
-        manifest = bundle.read_manifest(path, verify_hashes=verify_hashes)
+        manifest = read_manifest(path, verify_hashes=verify_hashes)
         if manifest.graph != "fused":
             raise BundleError(
                 f"{path}: is a {manifest.graph} bundle for other tools; the runtime runs fused ones"
             )
         # Packing the weights and reading the pieces are most of what a start takes.
-        tokenizer_loaded = started(lambda: Tokenizer(path / bundle.TOKENIZER_FILE))
+        tokenizer_loaded = started(lambda: Tokenizer(path / names.TOKENIZER_FILE))
         try:
             session = open_session(
                 path,
@@ -224,11 +225,11 @@ class GPT2Ja:
             raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
         given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
         encoded = [self._encode(text) for text in given]
-        names = [text if isinstance(text, str) else "" for text in given]
+        shown = [text if isinstance(text, str) else "" for text in given]
         logprobs = self._scorer.score(encoded, stride)
         return [
             Score(name, len(ids), logprob, perplexity(logprob, len(ids)))
-            for name, ids, logprob in zip(names, encoded, logprobs, strict=True)
+            for name, ids, logprob in zip(shown, encoded, logprobs, strict=True)
         ]
 
     # --- ids ---

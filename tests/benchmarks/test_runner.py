@@ -13,7 +13,7 @@ from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_re
 from gpt2ja_bench.runner import Runner, RunSettings
 from gpt2ja_bench.shape import Shape
 from gpt2ja_bench.workloads import PLANS, Plan, job
-from gpt2ja_onnx.demo import demo_checkpoint
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
 
 if TYPE_CHECKING:

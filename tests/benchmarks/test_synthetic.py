@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 from gpt2ja_bench.shape import Shape
 from gpt2ja_bench.synthetic import make_checkpoint
 from gpt2ja_export.checkpoint import open_checkpoint
-from gpt2ja_onnx.demo import demo_bundle
-from gpt2ja_onnx.tokenizer import Tokenizer
+from gpt2ja_onnx.bundle.demo import demo_bundle
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_onnx.bundle import read_manifest
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.errors import CheckpointError, ExportError, Gpt2jaError, HubError, OutputError
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def test_a_file_size_limit(broken: Path) -> None:
 
 @pytest.mark.parametrize(
     "writes",
-    ["onnx.save", "onnx_ir.save", "shutil.copyfile", "gpt2ja_onnx.bundle.write_manifest"],
+    ["onnx.save", "onnx_ir.save", "shutil.copyfile", "gpt2ja_export.pipeline.write_manifest"],
 )
 def test_a_full_disk(broken: Path, monkeypatch: pytest.MonkeyPatch, writes: str) -> None:
     def full(*_: object, **__: object) -> None:

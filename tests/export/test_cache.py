@@ -13,8 +13,8 @@ from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.cache import cache_ranges
 from gpt2ja_export.verify import _logits
 from gpt2ja_onnx import GPT2Ja
-from gpt2ja_onnx.bundle import read_manifest
-from gpt2ja_onnx.cache import KVCache
+from gpt2ja_onnx.bundle.manifest import read_manifest
+from gpt2ja_onnx.device.cpu.cache import KVCache
 from gpt2ja_onnx.errors import ExportError
 from tests.conftest import CONTEXT, VOCABULARY
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from gpt2ja_export.candidates import add_candidates
-from gpt2ja_onnx import bundle
+from gpt2ja_onnx.bundle import names
 
 COUNT = 8
 
@@ -20,7 +20,7 @@ def run(logits: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Operators of the graph, and its candidates."""
     value = ir.val("given", ir.DataType.FLOAT, ["rows", "positions", logits.shape[2]])
     scores = ir.Node("", "Identity", [value])
-    scores.outputs[0].name = bundle.LOGITS
+    scores.outputs[0].name = names.LOGITS
     scores.outputs[0].type = value.type
     scores.outputs[0].shape = value.shape
     graph = ir.Graph([value], [scores.outputs[0]], nodes=[scores], opset_imports={"": 18})
@@ -29,7 +29,7 @@ def run(logits: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
     operators = [node.op_type for node in graph]
     data = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found, ids = session.run([bundle.CANDIDATE_SCORES, bundle.CANDIDATE_IDS], {"given": logits})
+    found, ids = session.run([names.CANDIDATE_SCORES, names.CANDIDATE_IDS], {"given": logits})
     return operators, np.asarray(found), np.asarray(ids)
 
 

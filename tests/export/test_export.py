@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.verify import LIMITS
-from gpt2ja_onnx import GPT2Ja, bundle
+from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle.manifest import Precision, read_manifest
 from gpt2ja_onnx.errors import BundleError, ExportError
 from tests.tolerances import LOGITS
 
@@ -44,7 +45,7 @@ def test_every_shape_says_what_pytorch_says(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_other_precisions_run_and_shrink(
-    checkpoint: Path, bundles: dict[str, Path], tmp_path: Path, precision: bundle.Precision
+    checkpoint: Path, bundles: dict[str, Path], tmp_path: Path, precision: Precision
 ) -> None:
     output = tmp_path / "out"
     # The limits are about trained weights; random ones lose more.
@@ -179,7 +180,7 @@ def test_a_graph_for_cuda_is_whole_on_the_gpu(checkpoint: Path, cuda_bundle: Pat
     (cuda_bundle / "cache.onnx").rename(cuda_bundle / "moved")
     try:
         with pytest.raises(BundleError, match=r"cache\.onnx: the file is missing"):
-            bundle.read_manifest(cuda_bundle)
+            read_manifest(cuda_bundle)
     finally:
         (cuda_bundle / "moved").rename(cuda_bundle / "cache.onnx")
 

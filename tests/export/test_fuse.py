@@ -14,9 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2ja_export import plain
 from gpt2ja_export.fuse import fuse
 from gpt2ja_export.verify import verify
-from gpt2ja_onnx.bundle import ModelShape
+from gpt2ja_onnx.bundle.manifest import ModelShape
+from gpt2ja_onnx.device.cpu.session import Session
 from gpt2ja_onnx.errors import ExportError
-from gpt2ja_onnx.session import Session
 from tests.tolerances import LOGITS
 
 if TYPE_CHECKING:

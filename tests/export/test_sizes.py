@@ -10,12 +10,12 @@ from gpt2ja_bench.exports import SIZE_LIMITS
 from gpt2ja_bench.shape import PUBLISHED, Shape
 from gpt2ja_bench.synthetic import make_checkpoint
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_onnx.bundle import read_manifest
+from gpt2ja_onnx.bundle.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_onnx.bundle import Manifest, Precision
+    from gpt2ja_onnx.bundle.manifest import Manifest, Precision
 
 LAYERS, VOCABULARY = 1, 8000
 # Tokenizer, graph and configuration files of the published model.

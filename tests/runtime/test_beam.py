@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.beam import BeamSearch
-from gpt2ja_onnx.beam_group import BeamGroup
-from gpt2ja_onnx.sampler import SamplerState, random_stream
+from gpt2ja_onnx.engine.beam_group import BeamGroup
+from gpt2ja_onnx.sampling.beam_search import BeamSearch
+from gpt2ja_onnx.sampling.sampler import SamplerState, random_stream
 from tests.runtime.test_engine import TOKENIZER, make_request
 
 EOS = 0

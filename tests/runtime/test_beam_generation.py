@@ -11,7 +11,7 @@ import torch
 
 from gpt2ja_onnx import GenerationConfig, GPT2Ja
 from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutError, SettingError
-from gpt2ja_onnx.sampler import random_stream
+from gpt2ja_onnx.sampling.sampler import random_stream
 from tests.conftest import CONTEXT, VOCABULARY
 from tests.runtime.test_generation import PROMPTS, SAMPLED
 

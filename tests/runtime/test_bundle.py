@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpt2ja_onnx import GPT2Ja
-from gpt2ja_onnx.bundle import read_manifest
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.errors import BundleError
 
 if TYPE_CHECKING:

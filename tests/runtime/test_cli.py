@@ -155,7 +155,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(
 def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for module in ("gpt2ja_onnx.device", "gpt2ja_onnx.providers"):
+    for module in ("gpt2ja_onnx.device.choice", "gpt2ja_onnx.device.providers"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run("inspect", "--model", bundle)

@@ -13,14 +13,16 @@ import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.verify import _logits
-from gpt2ja_onnx import GPT2Ja, bundle
-from gpt2ja_onnx.cuda_memory import Packed
-from gpt2ja_onnx.cuda_step import Step, _order_ties
-from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.bundle.manifest import read_manifest
+from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device.cuda.memory import Packed
+from gpt2ja_onnx.device.cuda.step import Step, _order_ties
+from gpt2ja_onnx.engine.engine import Engine
+from gpt2ja_onnx.engine.request import Request
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.request import Request
-from gpt2ja_onnx.session import Session
-from gpt2ja_onnx.tokenizer import Tokenizer
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 from tests.fake_cuda import TestedSession
 from tests.tolerances import LOGITS, LOGPROB, assert_near
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from gpt2ja_onnx.cuda_cache import CudaCache
-    from gpt2ja_onnx.request import GenerationResult
+    from gpt2ja_onnx.device.cuda.cache import CudaCache
+    from gpt2ja_onnx.engine.request import GenerationResult
 
 PROMPTS = ["朝の市場には、", "彼は", "図", "朝の市場には、新しい野菜が並ぶ。彼は", "夜の"]
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 40, "suppress_tokens": [3]}
@@ -46,9 +48,9 @@ def make(real: bool, cuda_bundle: Path) -> Iterator[Callable[..., tuple[GPT2Ja, 
     opened: list[GPT2Ja] = []
 
     def load(batch_size: int = 8, **options: Any) -> tuple[GPT2Ja, TestedSession]:
-        manifest = bundle.read_manifest(cuda_bundle)
+        manifest = read_manifest(cuda_bundle)
         session = TestedSession(cuda_bundle, manifest, real=real, **options)
-        tokenizer = Tokenizer(cuda_bundle / bundle.TOKENIZER_FILE)
+        tokenizer = Tokenizer(cuda_bundle / names.TOKENIZER_FILE)
         engine = Engine(session, max_rows=batch_size, cache=session.new_cache())
         opened.append(GPT2Ja(manifest, tokenizer, session, engine))
         return opened[-1], session
@@ -249,7 +251,7 @@ def test_a_row_of_broken_logits_fails_alone(
 
     def poisoned(self: Packed) -> None:
         download(self)
-        sums = self.arrays[bundle.LOGIT_SUMS]
+        sums = self.arrays[names.LOGIT_SUMS]
         if len(sums) == 2:
             sums[0] = np.nan
 
@@ -305,7 +307,7 @@ def test_bf16_is_near(checkpoint: Path, reference: GPT2Ja, tmp_path: Path) -> No
 
 @pytest.mark.gpu
 def test_every_node_runs_on_the_gpu(cuda_bundle: Path) -> None:
-    from gpt2ja_onnx.cuda import CudaSession
+    from gpt2ja_onnx.device.cuda.session import CudaSession
 
     class Assigned(CudaSession):
         def _options(self) -> Any:
@@ -313,7 +315,7 @@ def test_every_node_runs_on_the_gpu(cuda_bundle: Path) -> None:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             return options
 
-    session = Assigned(cuda_bundle, bundle.read_manifest(cuda_bundle), threads=1)
+    session = Assigned(cuda_bundle, read_manifest(cuda_bundle), threads=1)
     for opened in (session._session, session._mover._session):
         groups = opened.get_provider_graph_assignment_info()
         assert {group.ep_name for group in groups} == {"CUDAExecutionProvider"}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from gpt2ja_onnx import bundle, cuda_cache
-from gpt2ja_onnx.cache import KVCache
-from gpt2ja_onnx.cuda_cache import CudaCache, bucket
+from gpt2ja_onnx.bundle.manifest import read_manifest
+from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.cuda import cache as cuda_cache
+from gpt2ja_onnx.device.cuda.cache import CudaCache, bucket
 from gpt2ja_onnx.errors import OutOfMemoryError
 from tests.fake_cuda import TestedSession
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("gpu", marks=pytest.mark.gpu)])
 def session(request: pytest.FixtureRequest, cuda_bundle: Path) -> TestedSession:
-    manifest = bundle.read_manifest(cuda_bundle)
+    manifest = read_manifest(cuda_bundle)
     return TestedSession(cuda_bundle, manifest, real=request.param == "gpu")
 
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpt2ja_onnx import GPT2Ja, bundle, device, driver
+from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.cuda_memory import device_error
+from gpt2ja_onnx.device import choice
+from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device.cuda import driver
+from gpt2ja_onnx.device.cuda.memory import device_error
 from gpt2ja_onnx.errors import OutOfMemoryError, ProviderError, SettingError
-from gpt2ja_onnx.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,32 +56,32 @@ class GpuBuild:
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    device.cuda_problem.cache_clear()
+    choice.cuda_problem.cache_clear()
     yield
-    device.cuda_problem.cache_clear()
+    choice.cuda_problem.cache_clear()
 
 
 @pytest.fixture
 def gpu_build(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(device, "ort", GpuBuild())
-    monkeypatch.setattr(device, "_version", {"onnxruntime-gpu": "1.31.1"}.get)
+    monkeypatch.setattr(choice, "ort", GpuBuild())
+    monkeypatch.setattr(choice, "_version", {"onnxruntime-gpu": "1.31.1"}.get)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(13000, 1))
     return monkeypatch
 
 
 def test_a_whole_installation_has_no_problem(gpu_build: pytest.MonkeyPatch) -> None:
-    assert device.cuda_problem() is None
+    assert choice.cuda_problem() is None
 
 
 def test_both_builds_of_onnxruntime(gpu_build: pytest.MonkeyPatch) -> None:
-    gpu_build.setattr(device, "_version", lambda name: "1.31.1")
-    assert "onnxruntime and onnxruntime-gpu are both installed" in str(device.cuda_problem())
+    gpu_build.setattr(choice, "_version", lambda name: "1.31.1")
+    assert "onnxruntime and onnxruntime-gpu are both installed" in str(choice.cuda_problem())
 
 
 def test_the_build_for_the_cpu(gpu_build: pytest.MonkeyPatch) -> None:
     cpu = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
-    gpu_build.setattr(device, "ort", cpu)
-    assert "pip install 'gpt2ja-onnx[gpu]'" in str(device.cuda_problem())
+    gpu_build.setattr(choice, "ort", cpu)
+    assert "pip install 'gpt2ja-onnx[gpu]'" in str(choice.cuda_problem())
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +104,7 @@ def test_a_driver_that_does_not_fit(
     gpu_build: pytest.MonkeyPatch, found: FakeDriver, message: str
 ) -> None:
     gpu_build.setattr(ctypes, "CDLL", lambda name: found)
-    assert message in str(device.cuda_problem())
+    assert message in str(choice.cuda_problem())
 
 
 def test_missing_libraries_are_named_and_stdout_stays_clean(
@@ -113,8 +116,8 @@ def test_missing_libraries_are_named_and_stdout_stays_clean(
         "Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file\n"
         "Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file\n"
     )
-    gpu_build.setattr(device, "ort", GpuBuild(printed))
-    problem = str(device.cuda_problem())
+    gpu_build.setattr(choice, "ort", GpuBuild(printed))
+    problem = str(choice.cuda_problem())
     assert "libraries of CUDA 13 are missing (libcublasLt.so.13, libcublas.so.13)" in problem
     assert capsys.readouterr().out == ""
 
@@ -135,23 +138,23 @@ def test_auto_takes_the_cpu_and_says_why(
 def test_devices_that_cannot_be_had(
     monkeypatch: pytest.MonkeyPatch, cuda_bundle: Path, bundles: dict[str, Path]
 ) -> None:
-    monkeypatch.setattr(device, "cuda_problem", lambda: "there is no GPU")
+    monkeypatch.setattr(choice, "cuda_problem", lambda: "there is no GPU")
     with pytest.raises(ProviderError, match=r"fp16: cannot run on cuda: there is no GPU"):
         GPT2Ja.load(cuda_bundle, device="cuda")
     with pytest.raises(ProviderError, match="is made for the CPU; export one with --device cuda"):
         GPT2Ja.load(bundles["int8"], device="cuda")
     with pytest.raises(SettingError, match="device must be one of"):
         GPT2Ja.load(cuda_bundle, device="tpu")  # type: ignore[arg-type]
-    manifest = bundle.read_manifest(cuda_bundle)
+    manifest = read_manifest(cuda_bundle)
     object.__setattr__(manifest, "precision", "bf16")
     with pytest.raises(ProviderError, match="bf16 runs on CUDA only, and there is no GPU"):
-        device.open_session(cuda_bundle, manifest, threads=1)
+        choice.open_session(cuda_bundle, manifest, threads=1)
 
 
 def test_the_commands_say_where_a_bundle_runs(
     monkeypatch: pytest.MonkeyPatch, cuda_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device, "cuda_problem", lambda: "there is no GPU")
+    monkeypatch.setattr(choice, "cuda_problem", lambda: "there is no GPU")
 
     def run(*arguments: object) -> int:
         with pytest.raises(SystemExit) as ended:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.bundle import ModelShape
-from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.bundle.manifest import ModelShape
+from gpt2ja_onnx.engine.engine import Engine
+from gpt2ja_onnx.engine.request import Request
 from gpt2ja_onnx.errors import GenerationError, RequestTimeoutError
-from gpt2ja_onnx.request import Request
 
 CURSED = 11  # a prompt that begins with it has broken scores at every seventh position
 SHAPE = ModelShape(layers=1, width=8, heads=1, context=96, vocab_size=12, candidates=12)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2ja_onnx.cache import KVCache
-from gpt2ja_onnx.engine import Engine
+from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from tests.runtime.test_engine import (
     CURSED,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.engine import Engine
-from gpt2ja_onnx.prefill import pieces
-from gpt2ja_onnx.request import Request
+from gpt2ja_onnx.engine.engine import Engine
+from gpt2ja_onnx.engine.prefill import pieces
+from gpt2ja_onnx.engine.request import Request
 from tests.conftest import CONTEXT, VOCABULARY
 
 if TYPE_CHECKING:
     from gpt2ja_onnx import GPT2Ja
-    from gpt2ja_onnx.logits import Logits
+    from gpt2ja_onnx.device.logits import Logits
 
 BLOCK = 64  # positions that flash attention would compute at a time
 IDS = np.random.default_rng(0).integers(6, VOCABULARY, CONTEXT)

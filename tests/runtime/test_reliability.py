@@ -124,7 +124,7 @@ def test_broken_scores_fail_their_request_alone(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     """A row whose cache is broken fails; the rows beside it go on untouched."""
-    from gpt2ja_onnx.session import Plan
+    from gpt2ja_onnx.device.cpu.session import Plan
 
     with GPT2Ja.load(bundles["fp32"]) as model:
         expected = model.generate(PROMPTS[1], SAMPLED)[0].token_ids
@@ -150,7 +150,7 @@ def test_broken_scores_fail_their_request_alone(
 def test_an_engine_that_fails_tells_everyone_and_goes_on(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpt2ja_onnx.session import Plan
+    from gpt2ja_onnx.device.cpu.session import Plan
 
     with GPT2Ja.load(bundles["fp32"]) as model:
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import generation as hf
 
-from gpt2ja_onnx.config import GenerationConfig
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.sampler import Sampler, SamplerState, change_scores, random_stream
-from gpt2ja_onnx.warpers import Warpers, softmax
+from gpt2ja_onnx.sampling.sampler import Sampler, SamplerState, change_scores, random_stream
+from gpt2ja_onnx.sampling.warpers import Warpers, softmax
+from gpt2ja_onnx.settings import GenerationConfig
 from tests.tolerances import PROBABILITY, assert_near
 
 EOS = 3

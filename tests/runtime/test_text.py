@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gpt2ja_onnx.text import TextStream
-from gpt2ja_onnx.tokenizer import Tokenizer
+from gpt2ja_onnx.text.stream import TextStream
+from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

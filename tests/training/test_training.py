@@ -10,8 +10,8 @@ import sentencepiece
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.demo import demo_checkpoint
 from gpt2ja_onnx.errors import CorpusError, SettingError
 from gpt2ja_train import CorpusSettings, TrainingSettings, make_corpus
 from gpt2ja_train.blocks import iterate_blocks

@@ -11,8 +11,8 @@ from gpt2ja_onnx import GPT2Ja
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_onnx.bundle import Device, Precision
-    from gpt2ja_onnx.request import Request
+    from gpt2ja_onnx.bundle.manifest import Device, Precision
+    from gpt2ja_onnx.engine.request import Request
 
 
 class Ours(Engine):

@@ -41,7 +41,7 @@ def bundle_options(function: _F) -> _F:
 
 def load(model: Path | None, **options: Any) -> GPT2Ja:
     """Load a bundle; say so if it is the demo model."""
-    from gpt2ja_onnx.demo import NOTICE
+    from gpt2ja_onnx.bundle.demo import NOTICE
     from gpt2ja_onnx.model import GPT2Ja
 
     if model is None:

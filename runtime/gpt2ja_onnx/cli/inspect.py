@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2ja_onnx.bundle.demo import demo_bundle
 from gpt2ja_onnx.cli.common import to_json
-from gpt2ja_onnx.demo import demo_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_onnx.bundle import Manifest
+    from gpt2ja_onnx.bundle.manifest import Manifest
 
 
 @click.command("inspect")
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @click.option("--verify-hashes", is_flag=True, help="Read every file and compare its SHA-256.")
 def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     """Say what a bundle is, where it came from, what its verification found, and where it runs."""
-    from gpt2ja_onnx import bundle
-    from gpt2ja_onnx.device import obstacles
+    from gpt2ja_onnx.bundle.manifest import read_manifest
+    from gpt2ja_onnx.device.choice import obstacles
 
     directory = demo_bundle() if model is None else model
-    manifest = bundle.read_manifest(directory, verify_hashes=verify_hashes)
+    manifest = read_manifest(directory, verify_hashes=verify_hashes)
     places = obstacles(manifest)
     if format_ == "json":
         click.echo(to_json(asdict(manifest) | {"obstacles": places}))

@@ -9,9 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_onnx.cache import KVCache
-    from gpt2ja_onnx.request import Request, Sequence
-    from gpt2ja_onnx.session import Plan, Session
+    from gpt2ja_onnx.device.cpu.cache import KVCache
+    from gpt2ja_onnx.device.cpu.session import Plan, Session
+    from gpt2ja_onnx.engine.request import Request, Sequence
 
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_PREFIX = 16

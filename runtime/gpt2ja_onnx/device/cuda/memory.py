@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gpt2ja_onnx.device.cpu.session import first_line
+from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import Gpt2jaError, OutOfMemoryError, ProviderError
-from gpt2ja_onnx.providers import ort
-from gpt2ja_onnx.session import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,19 +6,19 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.cuda_cache import BlockMover, CudaCache, bucket
-from gpt2ja_onnx.cuda_memory import DeviceMemory, device_error
-from gpt2ja_onnx.cuda_step import CudaPlan, Step
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.device.cpu.session import Session, first_line
+from gpt2ja_onnx.device.cuda.cache import BlockMover, CudaCache, bucket
+from gpt2ja_onnx.device.cuda.memory import DeviceMemory, device_error
+from gpt2ja_onnx.device.cuda.step import CudaPlan, Step
+from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import BundleError, OutOfMemoryError, ProviderError
-from gpt2ja_onnx.providers import ort
-from gpt2ja_onnx.session import Session, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_onnx.bundle import Manifest
-    from gpt2ja_onnx.cuda_cache import CacheRows
+    from gpt2ja_onnx.bundle.manifest import Manifest
+    from gpt2ja_onnx.device.cuda.cache import CacheRows
 
 _PROVIDER = "CUDAExecutionProvider"
 _GRAPH_ID = "gpu_graph_id"
@@ -60,7 +60,7 @@ class CudaSession(Session):
         self.captures = cuda_graphs
         self._graph_ids = itertools.count(1)
         super().__init__(directory, manifest, threads=threads)
-        mover = self._load(directory / bundle.CACHE_FILE)
+        mover = self._load(directory / names.CACHE_FILE)
         self._mover = BlockMover(mover, self.memory)
 
     def new_cache(self) -> CudaCache:
@@ -68,7 +68,7 @@ class CudaSession(Session):
         return CudaCache(self.shape, self.memory, self._mover)
 
     def plan(self, rows: int, new: int, positions: int, caches: CacheRows) -> CudaPlan:  # type: ignore[override]
-        """See `gpt2ja_onnx.session.Session.plan`."""
+        """See `gpt2ja_onnx.device.cpu.session.Session.plan`."""
         cache = caches.cache
         if new > 1 or positions > 1 or caches.start:
             return CudaPlan(Step(self, rows, new, positions, caches), rows)

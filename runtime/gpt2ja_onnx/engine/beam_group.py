@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.beam import BeamSearch
+from gpt2ja_onnx.engine.request import Sequence, TokenLogprobs
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.request import Sequence, TokenLogprobs
+from gpt2ja_onnx.sampling.beam_search import BeamSearch
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.beam import Move
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.request import Request
-    from gpt2ja_onnx.warpers import Floats, Ids
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.engine.request import Request
+    from gpt2ja_onnx.sampling.beam_search import Move
+    from gpt2ja_onnx.sampling.warpers import Floats, Ids
 
 
 class BeamGroup:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.cuda_memory import ELEMENT_TYPES, Packed, View
-from gpt2ja_onnx.logits import DeviceLogits
-from gpt2ja_onnx.providers import ort
-from gpt2ja_onnx.session import check_lengths
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.device.cpu.session import check_lengths
+from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, Packed, View
+from gpt2ja_onnx.device.logits import DeviceLogits
+from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.cuda import CudaSession
-    from gpt2ja_onnx.cuda_cache import CacheRows
+    from gpt2ja_onnx.device.cuda.cache import CacheRows
+    from gpt2ja_onnx.device.cuda.session import CudaSession
 
 
 class Step:
@@ -48,18 +48,18 @@ class Step:
         self._packed_inputs = Packed(
             memory,
             {
-                bundle.INPUT_IDS: ((rows, new), np.int64),
-                bundle.POSITION_IDS: ((rows, new), np.int64),
-                bundle.LOGIT_POSITIONS: ((rows, positions), np.int64),
-                bundle.SEQLENS_K: ((rows,), np.int32),
+                names.INPUT_IDS: ((rows, new), np.int64),
+                names.POSITION_IDS: ((rows, new), np.int64),
+                names.LOGIT_POSITIONS: ((rows, positions), np.int64),
+                names.SEQLENS_K: ((rows,), np.int32),
             },
         )
         self._packed_outputs = Packed(
             memory,
             {
-                bundle.CANDIDATE_SCORES: (best, np.float32),
-                bundle.CANDIDATE_IDS: (best, np.int64),
-                bundle.LOGIT_SUMS: ((rows, positions), np.float32),
+                names.CANDIDATE_SCORES: (best, np.float32),
+                names.CANDIDATE_IDS: (best, np.int64),
+                names.LOGIT_SUMS: ((rows, positions), np.float32),
             },
         )
         self.inputs, self.outputs = self._packed_inputs.arrays, self._packed_outputs.arrays
@@ -83,16 +83,16 @@ class Step:
         self.binding = session.io_binding()
         for layer in range(self._session.shape.layers):
             parts = self._caches[2 * layer : 2 * layer + 2]
-            for part, view in zip(bundle.CACHE_PARTS, parts, strict=True):
-                memory.bind_input(self.binding, bundle.past_name(layer, part), view)
-                memory.bind_output(self.binding, bundle.present_name(layer, part), view)
+            for part, view in zip(names.CACHE_PARTS, parts, strict=True):
+                memory.bind_input(self.binding, names.past_name(layer, part), view)
+                memory.bind_output(self.binding, names.present_name(layer, part), view)
         for name, view in self._packed_inputs.views.items():
             memory.bind_input(self.binding, name, view)
         total = ort.OrtValue.ortvalue_from_numpy(self._total)
-        self.binding.bind_ortvalue_input(bundle.TOTAL_SEQUENCE_LENGTH, total)
+        self.binding.bind_ortvalue_input(names.TOTAL_SEQUENCE_LENGTH, total)
         for name, view in self._packed_outputs.views.items():
             memory.bind_output(self.binding, name, view)
-        memory.bind_output(self.binding, bundle.LOGITS, self._logits_view)
+        memory.bind_output(self.binding, names.LOGITS, self._logits_view)
 
     def run(self, lengths: NDArray[np.int32], positions: NDArray[np.int64]) -> None:
         """Compute the first ``len(lengths)`` rows; the others are padding."""
@@ -100,9 +100,9 @@ class Step:
         longest = check_lengths(lengths, self.new, capacity)
         for array in self.inputs.values():
             array[rows:] = 0  # one token at the start of a row that nobody has
-        np.subtract(lengths, 1, out=self.inputs[bundle.SEQLENS_K][:rows])
-        self.inputs[bundle.LOGIT_POSITIONS][:rows] = positions
-        self.inputs[bundle.LOGIT_POSITIONS] += self._starts
+        np.subtract(lengths, 1, out=self.inputs[names.SEQLENS_K][:rows])
+        self.inputs[names.LOGIT_POSITIONS][:rows] = positions
+        self.inputs[names.LOGIT_POSITIONS] += self._starts
         # A captured graph keeps the number that it saw, so decoding always gives the largest
         # one. The kernels size their work by it, and compute by the rows' own lengths.
         self._total[...] = capacity if self.new == 1 else max(longest, self.new)
@@ -112,9 +112,9 @@ class Step:
             self._session.run(self)
             self._packed_outputs.download()
         self.runs += 1
-        _order_ties(self.outputs[bundle.CANDIDATE_SCORES], self.outputs[bundle.CANDIDATE_IDS])
-        finite = np.isfinite(self.outputs[bundle.LOGIT_SUMS])
-        self.outputs[bundle.CANDIDATE_SCORES][~finite] = np.nan
+        _order_ties(self.outputs[names.CANDIDATE_SCORES], self.outputs[names.CANDIDATE_IDS])
+        finite = np.isfinite(self.outputs[names.LOGIT_SUMS])
+        self.outputs[names.CANDIDATE_SCORES][~finite] = np.nan
 
     def release(self) -> None:
         """Let go of the captured graph: the addresses in it are about to end."""
@@ -132,19 +132,19 @@ class Step:
 
 
 class CudaPlan:
-    """The first rows of a step, used as `gpt2ja_onnx.session.Plan` is.
+    """The first rows of a step, used as `gpt2ja_onnx.device.cpu.session.Plan` is.
 
     The candidates of a row whose logits are not all finite are NaN.
     """
 
     def __init__(self, step: Step, rows: int) -> None:
         self._step = step
-        self.input_ids = step.inputs[bundle.INPUT_IDS][:rows]
-        self.position_ids = step.inputs[bundle.POSITION_IDS][:rows]
+        self.input_ids = step.inputs[names.INPUT_IDS][:rows]
+        self.position_ids = step.inputs[names.POSITION_IDS][:rows]
         self.lengths = np.zeros(rows, dtype=np.int32)
-        self.logit_positions = np.zeros_like(step.inputs[bundle.LOGIT_POSITIONS][:rows])
-        self.candidate_scores = step.outputs[bundle.CANDIDATE_SCORES][:rows]
-        self.candidate_ids = step.outputs[bundle.CANDIDATE_IDS][:rows]
+        self.logit_positions = np.zeros_like(step.inputs[names.LOGIT_POSITIONS][:rows])
+        self.candidate_scores = step.outputs[names.CANDIDATE_SCORES][:rows]
+        self.candidate_ids = step.outputs[names.CANDIDATE_IDS][:rows]
         self.logits = step.logits[:rows]
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.session import Session
+    from gpt2ja_onnx.device.cpu.session import Session
 
 # Tokens a call: bounds the memory of the logits, 4 bytes × vocabulary each.
 _CALL_TOKENS = 256

@@ -9,11 +9,11 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Literal, get_args
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.driver import driver_problem
+from gpt2ja_onnx.bundle.manifest import Device, Manifest
+from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device.cuda.driver import driver_problem
+from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import ProviderError, SettingError
-from gpt2ja_onnx.providers import ort
-from gpt2ja_onnx.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ _PROVIDER = "CUDAExecutionProvider"
 
 def open_session(
     directory: Path,
-    manifest: bundle.Manifest,
+    manifest: Manifest,
     *,
     threads: int,
     device: DeviceChoice = "auto",
@@ -53,16 +53,16 @@ def open_session(
         raise ProviderError(f"{directory}: cannot run on {device}: {obstacle}")
     if device == "cpu":
         return Session(directory, manifest, threads=threads)
-    from gpt2ja_onnx.cuda import CudaSession
+    from gpt2ja_onnx.device.cuda.session import CudaSession
 
     return CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
 
 
-def obstacles(manifest: bundle.Manifest) -> dict[bundle.Device, str | None]:
+def obstacles(manifest: Manifest) -> dict[Device, str | None]:
     """Why a bundle cannot run on each device here; None where it can."""
     if manifest.graph == "portable":
-        return dict.fromkeys(get_args(bundle.Device), "a portable bundle is for other tools")
-    found: dict[bundle.Device, str | None] = {"cpu": None, "cuda": None}
+        return dict.fromkeys(get_args(Device), "a portable bundle is for other tools")
+    found: dict[Device, str | None] = {"cpu": None, "cuda": None}
     if manifest.precision == "bf16":
         found["cpu"] = "bf16 runs on CUDA only"
     if manifest.device != "cuda":
@@ -87,7 +87,7 @@ def cuda_problem() -> str | None:
     return driver_problem(int(built_for or 0)) or _missing_libraries(built_for)
 
 
-def _best(manifest: bundle.Manifest, found: dict[bundle.Device, str | None]) -> bundle.Device:
+def _best(manifest: Manifest, found: dict[Device, str | None]) -> Device:
     if manifest.device == "cpu" or found["cuda"] is None:
         return manifest.device
     if found["cpu"] is not None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.cache import GRAIN, KVCache
-from gpt2ja_onnx.cuda_memory import ELEMENT_TYPES, View, device_error
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.device.cpu.cache import GRAIN, KVCache
+from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, View, device_error
 from gpt2ja_onnx.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.bundle import ModelShape
-    from gpt2ja_onnx.cuda_memory import DeviceMemory
-    from gpt2ja_onnx.cuda_step import Step
-    from gpt2ja_onnx.providers import ort
+    from gpt2ja_onnx.bundle.manifest import ModelShape
+    from gpt2ja_onnx.device.cuda.memory import DeviceMemory
+    from gpt2ja_onnx.device.cuda.step import Step
+    from gpt2ja_onnx.device.providers import ort
 
 _WORD = 8
 # Blocks that one call moves: bounds the copy of them that the kernels keep between.
@@ -101,7 +101,7 @@ class CudaCache(KVCache):
         self._mover.move(buffer, buffer, origins, goals)
 
     def slices(self, start: int, stop: int) -> CacheRows:
-        """The rows `start` to `stop` as `gpt2ja_onnx.cuda.CudaSession.plan` takes them."""
+        """The rows `start` to `stop` as `CudaSession.plan` takes them."""
         return CacheRows(self, start, stop)
 
     def views(self, start: int, stop: int) -> list[View]:
@@ -188,15 +188,15 @@ class BlockMover:
         indices = [memory.upload(origins), memory.upload(goals)]
         moved = np.array([count, source.shape[1]], dtype=np.int64)
         binding = self._session.io_binding()
-        memory.bind_input(binding, bundle.MOVE_SOURCE, source)
-        memory.bind_input(binding, bundle.MOVE_TARGET, target)
+        memory.bind_input(binding, names.MOVE_SOURCE, source)
+        memory.bind_input(binding, names.MOVE_TARGET, target)
         for name, value, shape in zip(
-            (bundle.MOVE_FROM, bundle.MOVE_TO), indices, ((count,), (count, 1)), strict=True
+            (names.MOVE_FROM, names.MOVE_TO), indices, ((count,), (count, 1)), strict=True
         ):
             view = View(value.data_ptr(), shape, ELEMENT_TYPES["int64"])
             memory.bind_input(binding, name, view)
-        binding.bind_cpu_input(bundle.MOVE_SHAPE, moved)
-        memory.bind_output(binding, bundle.MOVED, target)
+        binding.bind_cpu_input(names.MOVE_SHAPE, moved)
+        memory.bind_output(binding, names.MOVED, target)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutError
-from gpt2ja_onnx.sampler import SamplerState, random_stream
-from gpt2ja_onnx.text import TextStream
+from gpt2ja_onnx.sampling.sampler import SamplerState, random_stream
+from gpt2ja_onnx.text.stream import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.beam_group import BeamGroup
-    from gpt2ja_onnx.config import GenerationConfig
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.tokenizer import Tokenizer
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.engine.beam_group import BeamGroup
+    from gpt2ja_onnx.settings import GenerationConfig
+    from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "stop", "eos", "context"]
 

@@ -1,6 +1,6 @@
 """Continuous batching: sequences enter and leave the running batch between two steps.
 
-The engine is single-threaded: `gpt2ja_onnx.worker` runs it. Row i of the cache belongs to
+The engine is single-threaded: `gpt2ja_onnx.engine.worker` runs it. Row i of the cache belongs to
 `running[i]`; a sequence that ends gives its row to the last one, so that the batch is always the
 first rows of the cache and finished sequences cost nothing.
 """
@@ -11,20 +11,20 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.cache import KVCache
+from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.logits import joined
+from gpt2ja_onnx.engine.advance import take_tokens
+from gpt2ja_onnx.engine.prefill import Prefill, longest_prefix
+from gpt2ja_onnx.engine.request import Request, Sequence
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
-from gpt2ja_onnx.logits import joined
-from gpt2ja_onnx.prefill import Prefill, longest_prefix
-from gpt2ja_onnx.request import Request, Sequence
-from gpt2ja_onnx.sampler import Sampler
-from gpt2ja_onnx.tokens import take_tokens
+from gpt2ja_onnx.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.beam import Move
-    from gpt2ja_onnx.beam_group import BeamGroup
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.session import Plan, Session
-    from gpt2ja_onnx.warpers import Floats, Ids
+    from gpt2ja_onnx.device.cpu.session import Plan, Session
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.engine.beam_group import BeamGroup
+    from gpt2ja_onnx.sampling.beam_search import Move
+    from gpt2ja_onnx.sampling.warpers import Floats, Ids
 
 # Seconds between two looks for waiting requests that were cancelled or have run out of time.
 _SCAN_SECONDS = 0.05
@@ -98,7 +98,7 @@ class Engine:
         elif beams == 1:
             self.waiting += sequences
         else:
-            from gpt2ja_onnx.beam_group import BeamGroup  # most processes search nothing
+            from gpt2ja_onnx.engine.beam_group import BeamGroup  # most processes search nothing
 
             self.waiting += BeamGroup(request).sequences
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.warpers import Warpers, draw
+from gpt2ja_onnx.sampling.warpers import Warpers, draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt2ja_onnx.config import GenerationConfig
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.warpers import Floats, Ids
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.sampling.warpers import Floats, Ids
+    from gpt2ja_onnx.settings import GenerationConfig
 
 
 def random_stream(seed: int, sequence_index: int) -> np.random.Generator:

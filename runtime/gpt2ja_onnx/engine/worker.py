@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from gpt2ja_onnx.errors import ClosedError, GenerationError
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.engine import Engine
-    from gpt2ja_onnx.request import Request
+    from gpt2ja_onnx.engine.engine import Engine
+    from gpt2ja_onnx.engine.request import Request
 
 
 class Worker:

@@ -7,8 +7,8 @@ from pathlib import Path
 from gpt2ja_onnx.errors import BundleError
 
 _PLACES = (
-    Path(__file__).parent / "models" / "demo",  # a wheel
-    Path(__file__).parents[2] / "models" / "demo",  # an editable install
+    Path(__file__).parents[1] / "models" / "demo",  # a wheel
+    Path(__file__).parents[3] / "models" / "demo",  # an editable install
 )
 FULL_MODEL = "colorfulscoop/gpt2-small-ja"
 NOTICE = (

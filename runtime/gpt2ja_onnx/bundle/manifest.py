@@ -1,4 +1,4 @@
-"""The bundle: the one contract between the exporter, which writes it, and the runtime.
+"""The manifest of a bundle: what the exporter writes and the runtime checks.
 
 A bundle is a directory with an ONNX graph, the tokenizer's and transformers' files, and a
 manifest, ``bundle.json``, that names every file with its size and SHA-256.
@@ -11,56 +11,19 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from gpt2ja_onnx.bundle.names import CACHE_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, VERSION
 from gpt2ja_onnx.errors import BundleError
-
-VERSION = 1
-MANIFEST_FILE = "bundle.json"
-MODEL_FILE = "model.onnx"
-TOKENIZER_FILE = "spiece.model"
-CACHE_FILE = "cache.onnx"  # of bundles for cuda: moves blocks of the cache on the device
-
-# Inputs of the fused graph; `gpt2ja_onnx.session.Plan` gives the shapes.
-INPUT_IDS = "input_ids"
-POSITION_IDS = "position_ids"
-SEQLENS_K = "seqlens_k"
-TOTAL_SEQUENCE_LENGTH = "total_sequence_length"
-LOGIT_POSITIONS = "logit_positions"  # in graphs for cuda counted over the tokens of all rows
-# Its outputs.
-LOGITS = "logits"
-CANDIDATE_SCORES = "candidate_scores"
-CANDIDATE_IDS = "candidate_ids"
-LOGIT_SUMS = "logit_sums"  # of graphs for cuda: not finite where a logit is not
-# Inputs and the output of the graph that moves blocks of the cache, 8-byte words all: `to` gets
-# what `from` has. (blocks, words), (blocks, words), (moved,), (moved, 1), (2,), (blocks, words).
-MOVE_SOURCE = "source"
-MOVE_TARGET = "target"
-MOVE_FROM = "from"
-MOVE_TO = "to"
-MOVE_SHAPE = "shape"
-MOVED = "moved"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
-CachePart = Literal["key", "value"]
-CACHE_PARTS: tuple[CachePart, CachePart] = ("key", "value")
 # Fields of the manifest that are JSON objects of any names.
 _OBJECTS = (
     "quantization", "special_ids", "generation_defaults", "fusions", "weights", "tools",
     "verification", "files",
 )  # fmt: skip
 _T = TypeVar("_T")
-
-
-def past_name(layer: int, part: CachePart) -> str:
-    """Name of the cache that layer `layer` reads."""
-    return f"past.{layer}.{part}"
-
-
-def present_name(layer: int, part: CachePart) -> str:
-    """Name of the cache that layer `layer` writes."""
-    return f"present.{layer}.{part}"
 
 
 @dataclass(frozen=True, slots=True)

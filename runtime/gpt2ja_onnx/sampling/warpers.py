@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.config import GenerationConfig
+    from gpt2ja_onnx.settings import GenerationConfig
 
     Floats = NDArray[np.float32]
     Ids = NDArray[np.int64]

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2ja_onnx.engine.request import Sequence, TokenLogprobs
 from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.request import Sequence, TokenLogprobs
-from gpt2ja_onnx.sampler import log_probabilities
+from gpt2ja_onnx.sampling.sampler import log_probabilities
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.beam import Move
-    from gpt2ja_onnx.beam_group import BeamGroup
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.sampler import Sampler
-    from gpt2ja_onnx.warpers import Floats, Ids
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.engine.beam_group import BeamGroup
+    from gpt2ja_onnx.sampling.beam_search import Move
+    from gpt2ja_onnx.sampling.sampler import Sampler
+    from gpt2ja_onnx.sampling.warpers import Floats, Ids
 
 _BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.tokenizer import Tokenizer
+    from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 
 class TextStream:

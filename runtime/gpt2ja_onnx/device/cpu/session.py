@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx import bundle
-from gpt2ja_onnx.cache import KVCache
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, ProviderError, SettingError
-from gpt2ja_onnx.providers import ort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.bundle import Manifest
+    from gpt2ja_onnx.bundle.manifest import Manifest
 
 
 # Of onnxruntime's two attentions on the CPU the plain one is faster for what runs here, single
@@ -31,7 +31,7 @@ _environment_lock = threading.Lock()
 
 
 class Session:
-    """A loaded graph on the CPU; `gpt2ja_onnx.cuda.CudaSession` is one on a GPU.
+    """A loaded graph on the CPU; `gpt2ja_onnx.device.cuda.session.CudaSession` is one on a GPU.
 
     Args:
         directory: The bundle's directory.
@@ -57,7 +57,7 @@ class Session:
         if threads < 1:
             raise SettingError(f"threads must be at least 1, not {threads}")
         self._threads = threads
-        self._path = directory / bundle.MODEL_FILE
+        self._path = directory / names.MODEL_FILE
         self.manifest = manifest
         self.shape = manifest.shape
         self._session = self._load(self._path)
@@ -111,23 +111,23 @@ class Session:
     def _check_tensors(self) -> None:
         found = {value.name: value.shape for value in self._session.get_inputs()}
         expected = {
-            bundle.INPUT_IDS,
-            bundle.POSITION_IDS,
-            bundle.SEQLENS_K,
-            bundle.TOTAL_SEQUENCE_LENGTH,
-            bundle.LOGIT_POSITIONS,
+            names.INPUT_IDS,
+            names.POSITION_IDS,
+            names.SEQLENS_K,
+            names.TOTAL_SEQUENCE_LENGTH,
+            names.LOGIT_POSITIONS,
         }
         expected |= {
-            bundle.past_name(layer, part)
+            names.past_name(layer, part)
             for layer in range(self.shape.layers)
-            for part in bundle.CACHE_PARTS
+            for part in names.CACHE_PARTS
         }
         if set(found) != expected:
             wrong = sorted(set(found) ^ expected)
             raise BundleError(
                 f"{self._path}: its inputs are not the manifest's; they differ in {wrong}"
             )
-        heads, size = found[bundle.past_name(0, "key")][1::2]
+        heads, size = found[names.past_name(0, "key")][1::2]
         if (heads, size) != (self.shape.heads, self.shape.head_size):
             raise BundleError(
                 f"{self._path}: has {heads} heads of {size}, the manifest says "
@@ -177,22 +177,22 @@ class Plan:
         self._binding = session.io_binding()
         self._bound: list[Any] = []  # OrtValues over our arrays: alive as long as the binding
         inputs: dict[str, NDArray[Any]] = {
-            bundle.INPUT_IDS: self.input_ids,
-            bundle.POSITION_IDS: self.position_ids,
-            bundle.SEQLENS_K: self._seqlens,
-            bundle.TOTAL_SEQUENCE_LENGTH: self._total,
-            bundle.LOGIT_POSITIONS: self.logit_positions if self._flat is None else self._flat,
+            names.INPUT_IDS: self.input_ids,
+            names.POSITION_IDS: self.position_ids,
+            names.SEQLENS_K: self._seqlens,
+            names.TOTAL_SEQUENCE_LENGTH: self._total,
+            names.LOGIT_POSITIONS: self.logit_positions if self._flat is None else self._flat,
         }
         outputs: dict[str, NDArray[Any]] = {
-            bundle.LOGITS: self.logits,
-            bundle.CANDIDATE_SCORES: self.candidate_scores,
-            bundle.CANDIDATE_IDS: self.candidate_ids,
+            names.LOGITS: self.logits,
+            names.CANDIDATE_SCORES: self.candidate_scores,
+            names.CANDIDATE_IDS: self.candidate_ids,
         }
         for layer in range(shape.layers):
-            for part, cache in zip(bundle.CACHE_PARTS, caches[2 * layer :], strict=False):
+            for part, cache in zip(names.CACHE_PARTS, caches[2 * layer :], strict=False):
                 value = self._wrap(cache)
-                self._binding.bind_ortvalue_input(bundle.past_name(layer, part), value)
-                self._binding.bind_ortvalue_output(bundle.present_name(layer, part), value)
+                self._binding.bind_ortvalue_input(names.past_name(layer, part), value)
+                self._binding.bind_ortvalue_output(names.present_name(layer, part), value)
         for name, array in inputs.items():
             self._binding.bind_ortvalue_input(name, self._wrap(array))
         for name, array in outputs.items():

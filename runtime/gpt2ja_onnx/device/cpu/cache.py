@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.bundle import ModelShape
+    from gpt2ja_onnx.bundle.manifest import ModelShape
 
 GRAIN = 64  # capacities are multiples of this, so that growth is rare
 
@@ -105,7 +105,7 @@ class KVCache:
             self.buffer[:, targets, :, start:length] = moved
 
     def slices(self, start: int, stop: int) -> Any:
-        """The rows `start` to `stop` as `gpt2ja_onnx.session.Session.plan` takes them.
+        """The rows `start` to `stop` as `gpt2ja_onnx.device.cpu.session.Session.plan` takes them.
 
         Here every layer's keys and values, as contiguous arrays of the buffer.
         """

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx.sampler import best_tokens, log_normaliser, log_probabilities
-from gpt2ja_onnx.warpers import Warpers
+from gpt2ja_onnx.sampling.sampler import best_tokens, log_normaliser, log_probabilities
+from gpt2ja_onnx.sampling.warpers import Warpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.logits import Logits
-    from gpt2ja_onnx.sampler import SamplerState
-    from gpt2ja_onnx.warpers import Floats, Ids
+    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.sampling.sampler import SamplerState
+    from gpt2ja_onnx.sampling.warpers import Floats, Ids
 
     Logprobs = list[tuple[float, list[tuple[int, float]]]]
 

@@ -1,0 +1,1 @@
+"""The bundle on disk: names, manifest, and where the demo model lies."""

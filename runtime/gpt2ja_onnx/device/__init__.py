@@ -1,0 +1,1 @@
+"""Where a graph runs: the contract of a device, and the CPU and CUDA behind it."""
