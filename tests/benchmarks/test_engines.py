@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.engines.base import make_engine
-from gpt2ja_bench.engines.table import CUDA_ENGINES
+from gpt2ja_bench.running.engines.base import make_engine
+from gpt2ja_bench.running.engines.table import CUDA_ENGINES
 from gpt2ja_onnx.errors import ProviderError
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.html import render_html
-from gpt2ja_bench.losses import losses
-from gpt2ja_bench.markdown import render_markdown
-from gpt2ja_bench.pages import write_pages
-from gpt2ja_bench.plots.labels import spread
+from gpt2ja_bench.reporting.html import render_html
+from gpt2ja_bench.reporting.losses import losses
+from gpt2ja_bench.reporting.markdown import render_markdown
+from gpt2ja_bench.reporting.pages import write_pages
+from gpt2ja_bench.reporting.plots.labels import spread
 from gpt2ja_onnx.errors import OutputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpt2ja_bench import figures
 from gpt2ja_bench.report import Sample, read_report
+from gpt2ja_bench.reporting import figures
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
