@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gpt2ja_bench.reporting.content import make_document
-from gpt2ja_bench.reporting.plots import make_plots
+from gpt2ja_bench.reporting.plots.pictures import make_plots
 from gpt2ja_bench.reporting.plots.style import theme_css
 
 if TYPE_CHECKING:
