@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_report
-from gpt2ja_bench.reporting.figures import baseline_ratio
+from gpt2ja_bench.reporting.statistics import baseline_ratio
 from gpt2ja_bench.running.contestant import Stage
 from gpt2ja_bench.running.engines.spec import EngineSpec
 from gpt2ja_bench.running.runner import Runner, RunSettings

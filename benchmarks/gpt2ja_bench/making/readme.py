@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.report import BASELINE, read_report
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Row, Table
 from gpt2ja_bench.reporting.markdown import table_lines
 from gpt2ja_bench.reporting.plots.speed import speed_by_batch
@@ -76,16 +76,17 @@ def speed_section(report: Report, readme: str) -> str:
         BenchmarkError: The report has no batches to show.
     """
     words = _WORDS[readme]
-    ladder = figures.batch_ladder(report)
+    ladder = statistics.batch_ladder(report)
     if not ladder:
         raise BenchmarkError("the report has no batches to show in a README")
     rows = []
     for engine in report.engines:
         if engine.status == "ok":
-            name = f"{engine.title} ({words.wrong})" if figures.is_wrong(engine) else engine.title
-            change = figures.perplexity_change(engine.check) if engine.check else None
-            cells = (name, *(_cell(report, engine, w) for w in ladder), signed_percent(change))
-            rows.append(Row(cells, "ours" if figures.is_ours(engine) else ""))
+            wrong = f" ({words.wrong})" if statistics.is_wrong(engine) else ""
+            change = statistics.perplexity_change(engine.check) if engine.check else None
+            speeds = [_cell(report, engine, workload) for workload in ladder]
+            cells = (f"{engine.title}{wrong}", *speeds, signed_percent(change))
+            rows.append(Row(cells, "ours" if statistics.is_ours(engine) else ""))
     titles = [words.rows.format(workload.rows) for workload in ladder]
     table = Table((words.engine, *titles, words.perplexity), tuple(rows))
     lead = words.lead.format(
@@ -137,12 +138,12 @@ def main() -> None:
 
 
 def _cell(report: Report, engine: EngineReport, workload: Workload) -> str:
-    result = figures.find_result(report, engine.id, workload.id)
-    step = figures.step_time(result) if result else None
+    result = statistics.find_result(report, engine.id, workload.id)
+    step = statistics.step_time(result) if result else None
     if result is None or step is None:
         return NONE
     shown = milliseconds(step.value)
-    ratio = figures.baseline_ratio(report, result)
+    ratio = statistics.baseline_ratio(report, result)
     if ratio is None or engine.id == BASELINE:
         return shown
     return f"{shown} ({significant(ratio.value)}×)"

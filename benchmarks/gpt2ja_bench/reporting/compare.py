@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gpt2ja_bench.report import BASELINE
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.noise import RelativeChange, relative_change
 from gpt2ja_onnx.errors import BenchmarkError
 
@@ -168,7 +168,7 @@ def _of_engine(
 def _broken(before: EngineReport, after: EngineReport) -> str:
     if before.status == "ok" and after.status == "failed":
         return f"failed now: {after.reason}"
-    if after.status == "ok" and figures.is_wrong(after) and not figures.is_wrong(before):
+    if after.status == "ok" and statistics.is_wrong(after) and not statistics.is_wrong(before):
         return "its output is not PyTorch's any more"
     return ""
 
@@ -176,8 +176,8 @@ def _broken(before: EngineReport, after: EngineReport) -> str:
 def _of_workload(
     old: Report, new: Report, engine: str, workload: Workload, threshold: float, as_ratios: bool
 ) -> Iterator[Change]:
-    before = figures.find_result(old, engine, workload.id)
-    after = figures.find_result(new, engine, workload.id)
+    before = statistics.find_result(old, engine, workload.id)
+    after = statistics.find_result(new, engine, workload.id)
     if before is None or after is None or before.status != "ok":
         return
     if after.status == "failed":
@@ -196,14 +196,14 @@ def _speeds(
     report: Report, engine: str, workload: Workload, as_ratios: bool
 ) -> dict[str, list[float]]:
     """Speeds of an engine by measure, divided by the baseline's of the same round if asked."""
-    result = figures.find_result(report, engine, workload.id)
-    found = figures.measures(result, workload.kind) if result else {}
+    result = statistics.find_result(report, engine, workload.id)
+    found = statistics.measures(result, workload.kind) if result else {}
     if not as_ratios:
         return found
-    baseline = figures.find_result(report, BASELINE, workload.id)
+    baseline = statistics.find_result(report, BASELINE, workload.id)
     if baseline is None or engine == BASELINE:
         return {}
-    others = figures.measures(baseline, workload.kind)
+    others = statistics.measures(baseline, workload.kind)
     return {
         measure: [speed / other for speed, other in zip(speeds, others[measure], strict=False)]
         for measure, speeds in found.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Document, Row, Section, Table
 from gpt2ja_bench.reporting.losses import losses
 from gpt2ja_bench.reporting.tables import engines_table, overview_table, workload_table
@@ -90,7 +90,7 @@ def _warnings(report: Report) -> tuple[str, ...]:
         )
     if report.settings.quick:
         found.append("This is a quick run: fewer repeats and workloads, so wider intervals.")
-    wrong = [engine.title for engine in report.engines if figures.is_wrong(engine)]
+    wrong = [engine.title for engine in report.engines if statistics.is_wrong(engine)]
     if wrong:
         found.append(
             f"Wrong output: {', '.join(wrong)} did not say what PyTorch says. "
@@ -100,15 +100,15 @@ def _warnings(report: Report) -> tuple[str, ...]:
 
 
 def _headlines(report: Report) -> tuple[str, ...]:
-    ladder = figures.batch_ladder(report)
+    ladder = statistics.batch_ladder(report)
     lines = []
     for engine in report.engines:
-        if not figures.is_ours(engine) or engine.status != "ok" or figures.is_wrong(engine):
+        if not statistics.is_ours(engine) or engine.status != "ok" or statistics.is_wrong(engine):
             continue
         parts = []
         for workload in ladder:
-            result = figures.find_result(report, engine.id, workload.id)
-            ratio = figures.baseline_ratio(report, result) if result else None
+            result = statistics.find_result(report, engine.id, workload.id)
+            ratio = statistics.baseline_ratio(report, result) if result else None
             if ratio:
                 parts.append(f"{with_interval(ratio)} at {_counted(workload.rows, 'row')}")
         if parts:
@@ -120,7 +120,7 @@ def _losses(report: Report) -> Section:
     found = losses(report)
     if found:
         return Section(LOSSES_TITLE, bullets=tuple(found))
-    if any(figures.is_ours(e) and e.status == "ok" for e in report.engines):
+    if any(statistics.is_ours(e) and e.status == "ok" for e in report.engines):
         text = "Nowhere among what was measured here, beyond the noise."
     else:
         text = "This project was not measured here."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.units import mebibytes, megabytes, milliseconds, significant
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def losses(report: Report) -> list[str]:
     Engines are compared over all precisions, and among those of the same number of bits. Engines
     whose output is not PyTorch's do not count.
     """
-    engines = {e.id: e for e in report.engines if e.status == "ok" and not figures.is_wrong(e)}
-    if not any(map(figures.is_ours, engines.values())):
+    engines = {e.id: e for e in report.engines if e.status == "ok" and not statistics.is_wrong(e)}
+    if not any(map(statistics.is_ours, engines.values())):
         return []
     found = [
         line for workload in report.workloads for line in _of_workload(report, workload, engines)
@@ -54,7 +54,7 @@ def _of_workload(
         for r in report.results
         if r.workload == workload.id and r.status == "ok" and r.engine in engines
     }
-    measured = {name: figures.measures(r, workload.kind) for name, r in results.items()}
+    measured = {name: statistics.measures(r, workload.kind) for name, r in results.items()}
     lost: dict[tuple[str, str], list[str]] = {}
     for measure, (title, shown) in _MEASURES.items():
         speeds = {name: found[measure] for name, found in measured.items() if found.get(measure)}
@@ -77,7 +77,7 @@ def _lost(engines: dict[str, EngineReport], speeds: _Speeds) -> list[tuple[str, 
     for group in _groups(engines, list(speeds)):
         ours, other = _best(engines, group, lambda name: -medians[name])
         if ours and other:
-            ratio = figures.paired_ratio(speeds[other], speeds[ours])
+            ratio = statistics.paired_ratio(speeds[other], speeds[ours])
             if ratio and ratio.low > 1 and (ours, other) not in pairs:
                 pairs.append((ours, other))
     return pairs
@@ -85,7 +85,7 @@ def _lost(engines: dict[str, EngineReport], speeds: _Speeds) -> list[tuple[str, 
 
 def _groups(engines: dict[str, EngineReport], names: Sequence[str]) -> list[list[str]]:
     """All engines, then those of each number of bits."""
-    widths = {name: figures.bits(engines[name].precision) for name in names}
+    widths = {name: statistics.bits(engines[name].precision) for name in names}
     known = sorted({width for width in widths.values() if width}, reverse=True)
     return [list(names), *([n for n in names if widths[n] == width] for width in known)]
 
@@ -94,14 +94,14 @@ def _best(
     engines: dict[str, EngineReport], names: Sequence[str], cost: Callable[[str], float]
 ) -> tuple[str | None, str | None]:
     """The cheapest of ours and the cheapest of the others."""
-    ours = [name for name in names if figures.is_ours(engines[name])]
-    others = [name for name in names if not figures.is_ours(engines[name])]
+    ours = [name for name in names if statistics.is_ours(engines[name])]
+    others = [name for name in names if not statistics.is_ours(engines[name])]
     return min(ours, key=cost, default=None), min(others, key=cost, default=None)
 
 
 def _factor(pair: tuple[str, str], speeds: _Speeds, shown: Callable[[float], str]) -> str:
     ours, other = pair
-    ratio = figures.paired_ratio(speeds[other], speeds[ours])
+    ratio = statistics.paired_ratio(speeds[other], speeds[ours])
     assert ratio
     values = [shown(float(np.median(speeds[name]))) for name in (other, ours)]
     return f"{significant(ratio.value)}× ({values[0]} against {values[1]})"

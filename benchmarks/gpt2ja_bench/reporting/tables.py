@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_bench.report import BASELINE
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Row, Table, Tone
 from gpt2ja_bench.reporting.units import (
     NONE,
@@ -38,7 +38,7 @@ def engines_table(report: Report) -> Table:
         load = float(np.median(engine.load)) if engine.load else None
         cells = (
             engine_name(engine),
-            figures.short_name(engine),
+            statistics.short_name(engine),
             engine.library,
             engine.precision,
             _checked(engine),
@@ -89,7 +89,7 @@ def workload_table(report: Report, workload: Workload) -> Table:
     columns = _COLUMNS[workload.kind]
     marked = False
     for engine in report.engines:
-        result = figures.find_result(report, engine.id, workload.id)
+        result = statistics.find_result(report, engine.id, workload.id)
         if engine.status != "ok" or result is None:
             continue
         if result.status != "ok" or not result.samples:
@@ -99,9 +99,9 @@ def workload_table(report: Report, workload: Workload) -> Table:
             continue
         cells = _cells(report, engine, workload, result)
         marked |= any(OF_CALLS in cell for cell in cells)
-        total = figures.duration(result)
+        total = statistics.duration(result)
         # Without steps an engine is ordered by its call, spread over the tokens of a row.
-        step = figures.step_time(result) if workload.kind == "generate" else None
+        step = statistics.step_time(result) if workload.kind == "generate" else None
         assert total
         cost = step.value if step else total.value / max(1, workload.new_tokens)
         rows.append((cost, Row((engine_name(engine), *cells), _tone(engine))))
@@ -112,7 +112,7 @@ def workload_table(report: Report, workload: Workload) -> Table:
 
 def engine_name(engine: EngineReport) -> str:
     """The title, with a warning where the output is wrong."""
-    return f"{engine.title} — {WRONG}" if figures.is_wrong(engine) else engine.title
+    return f"{engine.title} — {WRONG}" if statistics.is_wrong(engine) else engine.title
 
 
 _COLUMNS = {
@@ -137,18 +137,19 @@ _COLUMNS = {
 def _cells(
     report: Report, engine: EngineReport, workload: Workload, result: Result
 ) -> tuple[str, ...]:
-    ratio = with_interval(figures.baseline_ratio(report, result)) + _mark(report, workload, result)
+    ratio = with_interval(statistics.baseline_ratio(report, result))
+    ratio += _mark(report, workload, result)
     memory = mebibytes(result.peak_memory)
     if workload.kind == "cold_start":
-        return (with_interval(figures.duration(result)), ratio, memory)
-    speed = figures.throughput(result)
+        return (with_interval(statistics.duration(result)), ratio, memory)
+    speed = statistics.throughput(result)
     if workload.kind != "generate":
-        return (with_interval(figures.duration(result)), with_interval(speed), ratio, memory)
-    latency, step = figures.latency(result), figures.step_time(result)
-    floor = figures.floor(report.machine, engine, workload)
+        return (with_interval(statistics.duration(result)), with_interval(speed), ratio, memory)
+    latency, step = statistics.latency(result), statistics.step_time(result)
+    floor = statistics.floor(report.machine, engine, workload)
     assert speed
     return (
-        with_interval(figures.first_token(result), 1e3),
+        with_interval(statistics.first_token(result), 1e3),
         with_interval(step, 1e3),
         milliseconds(latency.p95 if latency else None),
         milliseconds(latency.p99 if latency else None),
@@ -161,25 +162,25 @@ def _cells(
 
 
 def _ratio(report: Report, engine: EngineReport, workload: Workload) -> str:
-    result = figures.find_result(report, engine.id, workload.id)
+    result = statistics.find_result(report, engine.id, workload.id)
     if result is None:
         return NONE
     if result.status != "ok":
         return result.status
-    ratio = figures.baseline_ratio(report, result)
+    ratio = statistics.baseline_ratio(report, result)
     return f"{significant(ratio.value)}×{_mark(report, workload, result)}" if ratio else NONE
 
 
 def _mark(report: Report, workload: Workload, result: Result) -> str:
-    baseline = figures.find_result(report, BASELINE, workload.id)
-    calls = baseline and figures.compares_calls(result, baseline, workload.kind)
+    baseline = statistics.find_result(report, BASELINE, workload.id)
+    calls = baseline and statistics.compares_calls(result, baseline, workload.kind)
     return OF_CALLS if calls else ""
 
 
 def _tone(engine: EngineReport) -> Tone:
-    if figures.is_wrong(engine):
+    if statistics.is_wrong(engine):
         return "wrong"
-    return "ours" if figures.is_ours(engine) else ""
+    return "ours" if statistics.is_ours(engine) else ""
 
 
 def _checked(engine: EngineReport) -> str:
@@ -187,7 +188,7 @@ def _checked(engine: EngineReport) -> str:
         return "is the reference"
     if engine.check is None:
         return "not checked"
-    return f"NO — {WRONG}" if figures.is_wrong(engine) else "yes"
+    return f"NO — {WRONG}" if statistics.is_wrong(engine) else "yes"
 
 
 def _check(check: Check | None) -> tuple[str, str]:
@@ -195,4 +196,4 @@ def _check(check: Check | None) -> tuple[str, str]:
         return NONE, NONE
     agreement = check.greedy_agreement
     greedy = NONE if agreement is None else f"{100 * agreement:.0f} % of {check.greedy_tokens}"
-    return greedy, signed_percent(figures.perplexity_change(check))
+    return greedy, signed_percent(statistics.perplexity_change(check))

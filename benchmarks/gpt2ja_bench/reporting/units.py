@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt2ja_bench.reporting.figures import Estimate
+    from gpt2ja_bench.reporting.statistics import Estimate
 
 NONE = "—"
 

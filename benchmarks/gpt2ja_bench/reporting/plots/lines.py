@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.plots.labels import label_at_right
 from gpt2ja_bench.reporting.plots.style import look, series
 from gpt2ja_bench.reporting.units import significant
@@ -28,7 +28,7 @@ Lines = dict[str, list[Point]]  # engine → points
 def measured(report: Report, workload: Workload) -> Iterator[tuple[EngineReport, Result]]:
     """The engines that have samples of a workload."""
     for engine in report.engines:
-        result = figures.find_result(report, engine.id, workload.id)
+        result = statistics.find_result(report, engine.id, workload.id)
         if engine.status == "ok" and result and result.status == "ok" and result.samples:
             yield engine, result
 
@@ -69,15 +69,15 @@ def label_ends(report: Report, axes: Axes, lines: Lines) -> None:
 
 def label(engine: EngineReport) -> str:
     """The short name, cut to its column, and marked where the output is wrong."""
-    name = figures.short_name(engine)
-    if figures.is_wrong(engine):
+    name = statistics.short_name(engine)
+    if statistics.is_wrong(engine):
         return f"✗ {_cut(name, 12)} wrong"
     return _cut(name, 19)
 
 
 def said(report: Report, lines: Lines, words: Callable[[list[Point]], str]) -> str:
     """Every line in words, for those who do not see it."""
-    names = {engine.id: figures.short_name(engine) for engine in report.engines}
+    names = {engine.id: statistics.short_name(engine) for engine in report.engines}
     return "; ".join(f"{names[engine]} {words(points)}" for engine, points in lines.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.plots.roofline import roofline
 from gpt2ja_bench.reporting.plots.speed import quality, speed_by_batch
 from gpt2ja_bench.reporting.plots.steps import step_latency
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def make_plots(report: Report) -> list[Picture]:
     """Every plot that the report has the figures for."""
-    ladder = figures.batch_ladder(report)
+    ladder = statistics.batch_ladder(report)
     ends = ladder if len(ladder) < 2 else [ladder[0], ladder[-1]]
     with drawing():
         found = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Picture
 from gpt2ja_bench.reporting.plots.lines import (
     LABELS,
@@ -31,7 +31,7 @@ _NAME = "roofline"
 
 def roofline(report: Report) -> Picture | None:
     """Operations a second over operations a byte of weights (Williams et al., 2009)."""
-    ladder = figures.batch_ladder(report)
+    ladder = statistics.batch_ladder(report)
     lines = engine_lines(report, ladder, _achieved)
     if not lines:
         return None
@@ -70,7 +70,7 @@ def roofline(report: Report) -> Picture | None:
 
 
 def _achieved(engine: EngineReport, workload: Workload, result: Result) -> Point | None:
-    step = figures.step_time(result)
+    step = statistics.step_time(result)
     if not step or not engine.weight_bytes or not engine.step_operations:
         return None
     operations = workload.rows * engine.step_operations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Picture
 from gpt2ja_bench.reporting.plots.lines import (
     LABELS,
@@ -35,7 +35,7 @@ _LINEAR = 0.01  # percent of perplexity around zero that are drawn linearly
 
 def speed_by_batch(report: Report) -> Picture | None:
     """Tokens a second over the rows of a batch, a line an engine."""
-    ladder = figures.batch_ladder(report)
+    ladder = statistics.batch_ladder(report)
     lines = engine_lines(report, ladder, _throughput)
     if not lines:
         return None
@@ -64,11 +64,11 @@ def quality(report: Report, workload: Workload) -> Picture | None:
     points: Lines = {}
     missing = []
     for engine, result in measured(report, workload):
-        change = figures.perplexity_change(engine.check) if engine.check else None
-        speed = figures.throughput(result)
+        change = statistics.perplexity_change(engine.check) if engine.check else None
+        speed = statistics.throughput(result)
         assert speed
         if change is None:
-            missing.append(figures.short_name(engine))
+            missing.append(statistics.short_name(engine))
         else:
             points[engine.id] = [(change, speed.value)]
     if not points:
@@ -95,7 +95,7 @@ def quality(report: Report, workload: Workload) -> Picture | None:
 
 
 def _throughput(engine: EngineReport, workload: Workload, result: Result) -> Point | None:
-    speed = figures.throughput(result)
+    speed = statistics.throughput(result)
     return (workload.rows, speed.value) if speed else None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Picture
 from gpt2ja_bench.reporting.plots.lines import LABELS, WIDTH, label, measured, plain_log
 from gpt2ja_bench.reporting.plots.style import add_axes, colour, look, new_figure, series, to_svg
@@ -44,7 +44,7 @@ def step_latency(report: Report, workload: Workload) -> Picture | None:
     plain_log(axes.xaxis)
     title = f"Decoding steps: {workload.title}"
     said = "; ".join(
-        f"{figures.short_name(engine)} median {milliseconds(p[2])}, "
+        f"{statistics.short_name(engine)} median {milliseconds(p[2])}, "
         f"99th percentile {milliseconds(p[5])}"
         for engine, p in reversed(found)
     )

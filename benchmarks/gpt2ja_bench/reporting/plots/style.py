@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from gpt2ja_bench.report import BASELINE
-from gpt2ja_bench.reporting import figures
+from gpt2ja_bench.reporting import statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def series(report: Report) -> dict[str, str]:
         if engine.status != "ok":
             continue
         package = engine.library.split(" ")[0]
-        if figures.is_ours(engine):
+        if statistics.is_ours(engine):
             found[engine.id] = "ours"
         elif engine.library in baseline:
             found[engine.id] = "baseline"
@@ -128,11 +128,12 @@ def look(engine: EngineReport, name: str) -> dict[str, Any]:
 
     This project is thick, wrong ones are broken, weights of 16 bits or more hollow.
     """
-    wrong = figures.is_wrong(engine)
+    wrong = statistics.is_wrong(engine)
+    hollow = (statistics.bits(engine.precision) or 0) >= 16
     return {
         "color": colour(name),
         "marker": "x" if wrong else _MARKERS[name],
-        "markerfacecolor": colour(name if (figures.bits(engine.precision) or 0) < 16 else "paper"),
+        "markerfacecolor": colour("paper" if hollow else name),
         "linestyle": ":" if wrong else "-",
         "linewidth": 2.6 if name == "ours" else 1.4,
         "markersize": 7 if name == "ours" else 5.5,
