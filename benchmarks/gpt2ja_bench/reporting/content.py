@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Document, Row, Section, Table
-from gpt2ja_bench.reporting.losses import losses
+from gpt2ja_bench.reporting.shortfalls import shortfalls
 from gpt2ja_bench.reporting.tables import engines_table, overview_table, workload_table
 from gpt2ja_bench.reporting.units import significant, span, with_interval
 
 if TYPE_CHECKING:
     from gpt2ja_bench.report import Report
 
-LOSSES_TITLE = "Where this project is not the fastest or the smallest"
+SHORTFALLS_TITLE = "Where this project is not the fastest or the smallest"
 
 
 def make_document(report: Report) -> Document:
@@ -39,7 +39,7 @@ def make_document(report: Report) -> Document:
                 bullets=_headlines(report),
                 tables=(overview_table(report),),
             ),
-            _losses(report),
+            _shortfalls(report),
         ),
         details=tuple(details),
     )
@@ -116,15 +116,15 @@ def _headlines(report: Report) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _losses(report: Report) -> Section:
-    found = losses(report)
+def _shortfalls(report: Report) -> Section:
+    found = shortfalls(report)
     if found:
-        return Section(LOSSES_TITLE, bullets=tuple(found))
+        return Section(SHORTFALLS_TITLE, bullets=tuple(found))
     if any(statistics.is_ours(e) and e.status == "ok" for e in report.engines):
         text = "Nowhere among what was measured here, beyond the noise."
     else:
         text = "This project was not measured here."
-    return Section(LOSSES_TITLE, (text,))
+    return Section(SHORTFALLS_TITLE, (text,))
 
 
 def _left_out(report: Report) -> list[Section]:

@@ -24,7 +24,7 @@ _MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def losses(report: Report) -> list[str]:
+def shortfalls(report: Report) -> list[str]:
     """Say where another engine is better than the best of this project beyond the noise.
 
     Engines are compared over all precisions, and among those of the same number of bits. Engines
@@ -40,7 +40,7 @@ def losses(report: Report) -> list[str]:
     found += [
         f"Load time: {engines[other].title} is faster than {engines[ours].title}: "
         f"{_factor((ours, other), loads, lambda speed: f'{significant(1 / speed)} s')}."
-        for ours, other in _lost(engines, loads)
+        for ours, other in _beaten(engines, loads)
     ]
     sizes = {e.id: e.model_bytes for e in engines.values() if e.model_bytes}
     return found + _smaller(engines, sizes, "Size on disk", lambda size: f"{megabytes(size)} MB")
@@ -55,12 +55,12 @@ def _of_workload(
         if r.workload == workload.id and r.status == "ok" and r.engine in engines
     }
     measured = {name: statistics.measures(r, workload.kind) for name, r in results.items()}
-    lost: dict[tuple[str, str], list[str]] = {}
+    beaten: dict[tuple[str, str], list[str]] = {}
     for measure, (title, shown) in _MEASURES.items():
         speeds = {name: found[measure] for name, found in measured.items() if found.get(measure)}
-        for pair in _lost(engines, speeds):
-            lost.setdefault(pair, []).append(f"{title} {_factor(pair, speeds, shown)}")
-    for (ours, other), said in lost.items():
+        for pair in _beaten(engines, speeds):
+            beaten.setdefault(pair, []).append(f"{title} {_factor(pair, speeds, shown)}")
+    for (ours, other), said in beaten.items():
         names = f"{engines[other].title} is faster than {engines[ours].title}"
         yield f"{workload.title}: {names}: {', '.join(said)}."
     memory = {name: r.peak_memory for name, r in results.items() if r.peak_memory}
@@ -70,7 +70,7 @@ def _of_workload(
         )
 
 
-def _lost(engines: dict[str, EngineReport], speeds: _Speeds) -> list[tuple[str, str]]:
+def _beaten(engines: dict[str, EngineReport], speeds: _Speeds) -> list[tuple[str, str]]:
     """Pairs of an engine of ours and a faster one, the fastest of each group."""
     medians = {name: float(np.median(values)) for name, values in speeds.items()}
     pairs = []
