@@ -54,7 +54,7 @@ readme-figures: $(STAMP)
 
 # Size, time, memory and verification figures of every precision, at the published model's size.
 export-table: $(STAMP)
-	$(BIN)/python -m gpt2ja_bench.making.exports
+	$(BIN)/python -m gpt2ja_bench.making.export_table
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

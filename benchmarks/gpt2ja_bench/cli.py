@@ -78,7 +78,7 @@ def _run(
     plans = _choose(QUICK_PLANS if quick else PLANS, workloads, "workload")
     with tempfile.TemporaryDirectory(prefix="gpt2ja-bench.") as directory:
         if checkpoint is None:
-            from gpt2ja_bench.making.synthetic import make_checkpoint
+            from gpt2ja_bench.making.synthetic_checkpoint import make_checkpoint
 
             click.echo("making a checkpoint with random weights …", err=True)
             make_checkpoint(Path(directory), PUBLISHED)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from gpt2ja_bench.making.synthetic import make_checkpoint
+from gpt2ja_bench.making.synthetic_checkpoint import make_checkpoint
 from gpt2ja_bench.running.shape import Shape
 from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_onnx.demo import demo_bundle

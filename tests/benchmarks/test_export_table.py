@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.making.exports import make_table, measure
+from gpt2ja_bench.making.export_table import make_table, measure
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt2ja_bench.making.synthetic import make_checkpoint
+from gpt2ja_bench.making.synthetic_checkpoint import make_checkpoint
 from gpt2ja_bench.reporting.document import Row, Table
 from gpt2ja_bench.reporting.markdown import table_lines
 from gpt2ja_onnx import bundle
