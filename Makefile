@@ -11,7 +11,7 @@ GPU_STAMP := $(GPU_VENV)/.installed
 .PHONY: demo test lint types unit wheel gpu-check readme-figures export-table clean
 
 demo: $(STAMP)
-	$(BIN)/python -m gpt2ja_bench.demo
+	$(BIN)/python -m gpt2ja_bench.making.demo
 
 test: $(STAMP) lint types unit wheel
 	@echo "every check passed"
@@ -50,11 +50,11 @@ $(GPU_STAMP): pyproject.toml constraints.txt
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
 readme-figures: $(STAMP)
-	$(BIN)/python -m gpt2ja_bench.readme
+	$(BIN)/python -m gpt2ja_bench.making.readme
 
 # Size, time, memory and verification figures of every precision, at the published model's size.
 export-table: $(STAMP)
-	$(BIN)/python -m gpt2ja_bench.exports
+	$(BIN)/python -m gpt2ja_bench.making.export_table
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from gpt2ja_bench.cli_reports import compare_command, pages_command
-from gpt2ja_bench.engines.table import CUDA_ENGINES, ENGINES
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, read_report
-from gpt2ja_bench.shape import PUBLISHED, Shape
-from gpt2ja_bench.workloads import PLANS, QUICK_PLANS, Plan
+from gpt2ja_bench.running.engines.table import CUDA_ENGINES, ENGINES
+from gpt2ja_bench.running.shape import PUBLISHED, Shape
+from gpt2ja_bench.running.workloads import PLANS, QUICK_PLANS, Plan
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.device.threads import available_threads
 
 if TYPE_CHECKING:
-    from gpt2ja_bench.engines.spec import EngineSpec
+    from gpt2ja_bench.running.engines.spec import EngineSpec
 
 _QUICK = (BASELINE, "ctranslate2-int8", "llama.cpp-q8_0", "ours-int8", "ours-fp16")
 
@@ -65,9 +65,9 @@ def _run(
     output: Path,
 ) -> None:
     # Imported here: what needs numpy and matplotlib should not slow --help.
-    from gpt2ja_bench.contestant import Stage
-    from gpt2ja_bench.pages import write_pages
-    from gpt2ja_bench.runner import Runner, RunSettings, check_writable
+    from gpt2ja_bench.reporting.pages import write_pages
+    from gpt2ja_bench.running.contestant import Stage
+    from gpt2ja_bench.running.runner import Runner, RunSettings, check_writable
 
     check_writable(output)
     known = ENGINES if device == "cpu" else CUDA_ENGINES
@@ -78,7 +78,7 @@ def _run(
     plans = _choose(QUICK_PLANS if quick else PLANS, workloads, "workload")
     with tempfile.TemporaryDirectory(prefix="gpt2ja-bench.") as directory:
         if checkpoint is None:
-            from gpt2ja_bench.synthetic import make_checkpoint
+            from gpt2ja_bench.making.synthetic_checkpoint import make_checkpoint
 
             click.echo("making a checkpoint with random weights …", err=True)
             make_checkpoint(Path(directory), PUBLISHED)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt2ja_bench.compare import compare
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, read_report
-from gpt2ja_bench.units import significant
+from gpt2ja_bench.reporting.compare import compare
+from gpt2ja_bench.reporting.units import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_bench.compare import Change, Comparison
     from gpt2ja_bench.report import Report
+    from gpt2ja_bench.reporting.compare import Change, Comparison
 
 _HEADER = ("engine", "workload", "measure", "change", "interval of 99 %", "")
 _REPORT = click.Path(path_type=Path)
@@ -52,7 +52,7 @@ def compare_command(old: Path, new: Path, threshold: float) -> int:
 @click.option("--output", type=_REPORT, help="Directory.  [default: the report's]")
 def pages_command(report: Path, output: Path | None) -> None:
     """Write report.md and report.html from REPORT, a report.json or its directory."""
-    from gpt2ja_bench.pages import write_pages
+    from gpt2ja_bench.reporting.pages import write_pages
 
     content = _read(report)
     directory = output or (report if report.is_dir() else report.parent)

@@ -2,7 +2,7 @@
 
 ``report.json`` is `Report` as JSON, field by field; every duration is in seconds, every size in
 bytes. Samples are kept as they were measured; what is derived from them is in
-`gpt2ja_bench.figures`, so that a reader of the file can check it.
+`gpt2ja_bench.reporting.statistics`, so that a reader of the file can check it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from gpt2ja_bench.engines.base import Engine, Job
+from gpt2ja_bench.running.engines.base import Engine, Job
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.html import render_html
-from gpt2ja_bench.plots.speed import speed_by_batch
-from gpt2ja_bench.plots.style import drawing, standalone
+from gpt2ja_bench.reporting.html import render_html
+from gpt2ja_bench.reporting.plots.speed import speed_by_batch
+from gpt2ja_bench.reporting.plots.style import drawing, standalone
 from tests.benchmarks.chromium import CHROMIUM, open_chromium
 
 if TYPE_CHECKING:

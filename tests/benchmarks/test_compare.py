@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from gpt2ja_bench.cli_reports import compare_command, pages_command
-from gpt2ja_bench.compare import compare
-from gpt2ja_bench.noise import relative_change
 from gpt2ja_bench.report import write_report
+from gpt2ja_bench.reporting.compare import compare
+from gpt2ja_bench.reporting.noise import relative_change
 from gpt2ja_onnx.errors import BenchmarkError
 from tests.benchmarks.reports import make_report
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.html import render_html
-from gpt2ja_bench.losses import losses
-from gpt2ja_bench.markdown import render_markdown
-from gpt2ja_bench.pages import write_pages
-from gpt2ja_bench.plots.labels import spread
+from gpt2ja_bench.reporting.html import render_html
+from gpt2ja_bench.reporting.markdown import render_markdown
+from gpt2ja_bench.reporting.pages import write_pages
+from gpt2ja_bench.reporting.plots.labels import spread
+from gpt2ja_bench.reporting.shortfalls import shortfalls
 from gpt2ja_onnx.errors import OutputError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_wrong_engine_stands_out(exact: Report, html: str) -> None:
     assert "NO — WRONG OUTPUT" in rows(markdown, "## Engines")[name]
     assert "+412 %" in rows(markdown, "## Engines")[name]
     assert name in rows(markdown, "### Batch of 8, 16 + 96 tokens")
-    assert not any("genai" in line for line in losses(exact))
+    assert not any("genai" in line for line in shortfalls(exact))
     assert 'class="wrong"' in html
 
 
@@ -116,8 +116,8 @@ def test_a_partial_report_says_so(partial: Report, exact: Report) -> None:
     assert "partial" not in render_markdown(exact)
 
 
-def test_losses_are_said(exact: Report) -> None:
-    said = losses(exact)
+def test_shortfalls_are_said(exact: Report) -> None:
+    said = shortfalls(exact)
     interactive = next(line for line in said if line.startswith("Interactive"))
     assert "llama.cpp q4_0 is faster than gpt2ja-onnx int4" in interactive
     assert "decoding step 1.10× (2.90 ms against 3.20 ms)" in interactive
@@ -126,7 +126,7 @@ def test_losses_are_said(exact: Report) -> None:
     assert not any(line.startswith("Batch of 32") for line in said)
 
 
-def test_a_difference_within_the_noise_is_no_loss(exact: Report) -> None:
+def test_a_difference_within_the_noise_is_no_shortfall(exact: Report) -> None:
     results = []
     for result in exact.results:
         if result.engine == "llamacpp-q4_0" and result.workload == "interactive":
@@ -140,7 +140,7 @@ def test_a_difference_within_the_noise_is_no_loss(exact: Report) -> None:
             )
             result = dataclasses.replace(result, samples=samples)
         results.append(result)
-    said = losses(dataclasses.replace(exact, results=tuple(results)))
+    said = shortfalls(dataclasses.replace(exact, results=tuple(results)))
     assert not any(line.startswith("Interactive") for line in said)
 
 
@@ -149,7 +149,7 @@ def test_a_report_without_this_project(exact: Report) -> None:
     results = tuple(r for r in exact.results if not r.engine.startswith("ours"))
     report = dataclasses.replace(exact, engines=others, results=results)
     assert "This project was not measured here." in render_markdown(report)
-    assert losses(report) == []
+    assert shortfalls(report) == []
 
 
 def test_a_report_without_any_result(exact: Report) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2ja_bench.readme import (
+from gpt2ja_bench.making.readme import (
     BEGIN,
     END,
     PICTURE,

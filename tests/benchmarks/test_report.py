@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpt2ja_bench import figures
 from gpt2ja_bench.report import Sample, read_report
+from gpt2ja_bench.reporting import statistics
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def test_files_that_are_no_report(tmp_path: Path, text: str) -> None:
 
 def test_ratios_are_of_the_same_round(exact: Report) -> None:
     """A round in which the machine was twice as slow for both leaves the ratio as it is."""
-    ours = figures.find_result(exact, "ours-int8", "batch-8")
-    torch = figures.find_result(exact, "torch", "batch-8")
+    ours = statistics.find_result(exact, "ours-int8", "batch-8")
+    torch = statistics.find_result(exact, "torch", "batch-8")
     assert ours
     assert torch
     slow = [
@@ -95,28 +95,28 @@ def test_ratios_are_of_the_same_round(exact: Report) -> None:
         )
         for result in (ours, torch)
     ]
-    ratio = figures.ratio(slow[0], slow[1], "generate")
+    ratio = statistics.ratio(slow[0], slow[1], "generate")
     assert ratio
     assert ratio.value == pytest.approx(92.0 / 9.1)
     assert (ratio.low, ratio.high) == pytest.approx((ratio.value, ratio.value))
 
 
 def test_an_interval_holds_its_median_and_grows_with_the_noise(noisy: Report) -> None:
-    result = figures.find_result(noisy, "ours-int8", "batch-32")
+    result = statistics.find_result(noisy, "ours-int8", "batch-32")
     assert result
-    ratio = figures.baseline_ratio(noisy, result)
+    ratio = statistics.baseline_ratio(noisy, result)
     assert ratio
     assert ratio.low < ratio.value < ratio.high
     assert 0.85 < ratio.value / (203 / 22.5) < 1.15
 
 
 def test_an_engine_without_steps_is_compared_by_whole_calls(exact: Report) -> None:
-    result = figures.find_result(exact, "optimum", "interactive")
-    torch = figures.find_result(exact, "torch", "interactive")
+    result = statistics.find_result(exact, "optimum", "interactive")
+    torch = statistics.find_result(exact, "torch", "interactive")
     assert result
     assert torch
-    assert figures.step_time(result) is None
-    ratio = figures.baseline_ratio(exact, result)
+    assert statistics.step_time(result) is None
+    ratio = statistics.baseline_ratio(exact, result)
     assert ratio
     assert ratio.value == pytest.approx((52 + 95 * 36.1) / (38 + 95 * 21.0))
 
@@ -132,12 +132,12 @@ def test_an_engine_without_steps_is_compared_by_whole_calls(exact: Report) -> No
 )
 def test_floors(exact: Report, engine: str, workload: str, milliseconds: float) -> None:
     entry = next(e for e in exact.engines if e.id == engine)
-    floor = figures.floor(exact.machine, entry, find_workload(exact, workload))
+    floor = statistics.floor(exact.machine, entry, find_workload(exact, workload))
     assert floor
     assert floor * 1e3 == pytest.approx(milliseconds)
 
 
 def test_bits_of_a_weight_from_every_engines_own_words() -> None:
     words = {"fp32": 32, "f32": 32, "bfloat16": 16, "int8_float32": 8, "q8_0": 8, "q4_k_m": 4}
-    assert {word: figures.bits(word) for word in words} == words
-    assert figures.bits("") is None
+    assert {word: statistics.bits(word) for word in words} == words
+    assert statistics.bits("") is None

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.contestant import Stage
-from gpt2ja_bench.engines.spec import EngineSpec
-from gpt2ja_bench.figures import baseline_ratio
 from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_report
-from gpt2ja_bench.runner import Runner, RunSettings
-from gpt2ja_bench.shape import Shape
-from gpt2ja_bench.workloads import PLANS, Plan, job
+from gpt2ja_bench.reporting.statistics import baseline_ratio
+from gpt2ja_bench.running.contestant import Stage
+from gpt2ja_bench.running.engines.spec import EngineSpec
+from gpt2ja_bench.running.runner import Runner, RunSettings
+from gpt2ja_bench.running.shape import Shape
+from gpt2ja_bench.running.workloads import PLANS, Plan, job
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.exports import SIZE_LIMITS
-from gpt2ja_bench.shape import PUBLISHED, Shape
-from gpt2ja_bench.synthetic import make_checkpoint
+from gpt2ja_bench.making.export_table import SIZE_LIMITS
+from gpt2ja_bench.making.synthetic_checkpoint import make_checkpoint
+from gpt2ja_bench.running.shape import PUBLISHED, Shape
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx.bundle.manifest import read_manifest
 

@@ -12,7 +12,7 @@ import pytest
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.device import choice
+from gpt2ja_onnx.device.choice import choice
 from gpt2ja_onnx.device.cpu.session import Session
 from gpt2ja_onnx.device.cuda import driver
 from gpt2ja_onnx.device.cuda.memory import device_error

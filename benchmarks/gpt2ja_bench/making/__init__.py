@@ -1,0 +1,1 @@
+"""What is made for a run, or from its report: checkpoints, tables, and the demo."""

@@ -1,0 +1,1 @@
+"""Engines run side by side, checked and timed, and what they run."""

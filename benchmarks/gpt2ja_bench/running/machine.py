@@ -1,0 +1,82 @@
+"""What the machine can do: `measure` runs this module in a fresh process for its rates."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2ja_bench.report import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_READ_BYTES = 256 << 20
+_SIDE = 2048
+_REPEATS = 7
+
+
+def measure(threads: int) -> Machine:
+    """The CPU, its reading speed and its matrix rate with `threads` threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    found = subprocess.run(
+        [sys.executable, "-m", "gpt2ja_bench.running.machine", str(threads)],
+        env=os.environ | dict.fromkeys(names, str(threads)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rates: dict[str, float] = json.loads(found.stdout)
+    information = Path("/proc/cpuinfo").read_text()
+    pairs = (line.partition(":") for line in information.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = fields.get("flags", "").split()
+    return Machine(
+        name=fields.get("model name", platform.processor()),
+        flags=tuple(flag for flag in _FLAGS if flag in flags),
+        cores=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        **rates,
+    )
+
+
+def _bandwidth(threads: int) -> float:
+    """Bytes a second: the best of several passes over memory that no cache holds.
+
+    A maximum is sought, which reads as fast as it can; a sum of fp32 does not.
+    """
+    import numpy as np
+
+    parts = [np.ones(_READ_BYTES // 4, dtype=np.float32) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best(lambda: list(pool.map(lambda part: np.maximum.reduce(part), parts)))
+    return threads * _READ_BYTES / seconds
+
+
+def _matrix_rate() -> float:
+    """Operations a second: the best of several fp32 products."""
+    import numpy as np
+
+    left = np.ones((_SIDE, _SIDE), dtype=np.float32)
+    return 2 * _SIDE**3 / _best(lambda: left @ left)
+
+
+def _best(function: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    print(json.dumps({"bandwidth": _bandwidth(int(sys.argv[1])), "matrix_rate": _matrix_rate()}))
