@@ -38,7 +38,7 @@ wheel: $(STAMP)
 # Every test that needs a GPU, and the benchmark's report of it. The two builds of onnxruntime
 # exclude each other, so this has an environment of its own.
 gpu-check: $(GPU_STAMP)
-	$(GPU_VENV)/bin/python -c 'from gpt2ja_onnx.device import cuda_problem as p; exit(p())'
+	$(GPU_VENV)/bin/python -c 'from gpt2ja_onnx.device.choice import cuda_problem as p; exit(p())'
 	$(GPU_VENV)/bin/pytest -m gpu
 	$(GPU_VENV)/bin/gpt2ja-onnx bench --device cuda --output benchmarks/results/cuda
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.cpu.features import int8_products_saturate
 from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, ProviderError, SettingError
 
@@ -90,6 +91,11 @@ class Session:
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # what fails is raised
+        if self.manifest.quantization and int8_products_saturate():
+            # onnxruntime replaces int8 weights by uint8 ones, whose products are exact, in one of
+            # its extended optimisations.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         return options
 
     def _open(self, path: Path) -> ort.InferenceSession:
