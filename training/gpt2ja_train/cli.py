@@ -108,7 +108,8 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in OUTPUT.")
 def model(corpus: Path, tokenizer: Path, output: Path, resume: bool, **settings: Any) -> None:
     """Train a GPT-2; several GPUs with `accelerate launch -m gpt2ja_onnx.cli train model …`."""
-    from gpt2ja_train.model import TrainingSettings, train_model
+    from gpt2ja_train.model import train_model
+    from gpt2ja_train.training_settings import TrainingSettings
 
     report = train_model(corpus, tokenizer, output, TrainingSettings(**settings), resume=resume)
     for name in ("train_loss", "valid_loss", "test_loss", "test_perplexity"):
