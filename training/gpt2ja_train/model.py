@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import sentencepiece
 
 from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError
-from gpt2ja_train import hardware
 from gpt2ja_train.blocks import collate, load_blocks
+from gpt2ja_train.hardware import hardware_name, prefers_bf16
 from gpt2ja_train.network import make_network, save_network
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def train_model(
         **_test_figures(trainer.evaluate(test)["eval_loss"], test, corpus / "test.txt", spiece),
         "curve": curve,
         "bf16": trainer.args.bf16,
-        "hardware": hardware.name(),
+        "hardware": hardware_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
     if trainer.is_world_process_zero():
@@ -156,7 +156,7 @@ def _trainer(
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         logging_steps=50,
-        bf16=hardware.prefers_bf16(model),
+        bf16=prefers_bf16(model),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
