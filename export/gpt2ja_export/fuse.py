@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from gpt2ja_export.candidates import add_candidates
-from gpt2ja_export.graph import (
+from gpt2ja_export.add_candidates import add_candidates
+from gpt2ja_export.graph_editor import (
     MICROSOFT,
     GraphEditor,
     ancestor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from gpt2ja_export.graph import GraphEditor
+from gpt2ja_export.graph_editor import GraphEditor
 from gpt2ja_onnx import bundle
 
 # Scores a block, measured; whole blocks must fill the vocabulary.
