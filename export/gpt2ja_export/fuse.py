@@ -35,7 +35,7 @@ def fuse(
     """Rewrite Optimum's graph `model` in place to the fused graph of `gpt2ja_onnx.bundle`.
 
     Args:
-        model: As `gpt2ja_export.plain.export_plain` writes it, in fp32.
+        model: As `gpt2ja_export.optimum_export.export_plain` writes it, in fp32.
         shape: Sizes of the model; they say how often each rewrite must happen.
         device: What the graph is for. One for cuda has only nodes that the CUDA provider runs
             and that a captured graph replays, and tells by sums whether its logits are finite.

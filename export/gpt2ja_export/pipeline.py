@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gpt2ja_export.checkpoint import open_checkpoint
-from gpt2ja_export.companions import write_generation_config, write_tokenizer
-from gpt2ja_export.plain import export_plain
+from gpt2ja_export.companion_files import write_generation_config, write_tokenizer
+from gpt2ja_export.optimum_export import export_plain
 from gpt2ja_export.quantize_cache import cache_ranges, quantize_cache
-from gpt2ja_export.sizes import weights_by_part
 from gpt2ja_export.verify import Verification, as_dict, check, verify
+from gpt2ja_export.weight_sizes import weights_by_part
 from gpt2ja_onnx import bundle
 from gpt2ja_onnx.device import cuda_problem, obstacles, open_session
 from gpt2ja_onnx.errors import ExportError, OutputError
@@ -220,9 +220,9 @@ def _write_fused(
     import onnx_ir as ir
     from onnx_ir.passes import common
 
+    from gpt2ja_export.cache_move_graph import cache_move_graph
     from gpt2ja_export.convert_precision import convert_precision
     from gpt2ja_export.fuse import fuse
-    from gpt2ja_export.moves import moves_graph
 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
@@ -246,7 +246,7 @@ def _write_fused(
             size_threshold_bytes=_INLINE_BYTES,
         )
     if settings.device == "cuda":
-        ir.save(moves_graph(), directory / bundle.CACHE_FILE)
+        ir.save(cache_move_graph(), directory / bundle.CACHE_FILE)
     return fusions, quantization
 
 
@@ -277,7 +277,7 @@ def _verify(
         return logits
 
     if manifest.graph == "portable":
-        from gpt2ja_export.portable import PortableSession
+        from gpt2ja_export.portable_session import PortableSession
 
         session: Any = PortableSession(directory, manifest, threads=available_threads())
     else:
