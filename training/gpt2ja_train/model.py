@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import platform
+import shutil
 import time
 import warnings
 from dataclasses import asdict
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from gpt2ja_train.training_settings import TrainingSettings
 
 _FILES = ("train.txt", "valid.txt", "test.txt")
+# In the output, what a run needs only until it has finished.
+_CHECKPOINTS = "checkpoints"
+_CACHE = "cache"
 
 
 def train_model(
@@ -36,11 +40,21 @@ def train_model(
     settings: TrainingSettings,
     *,
     resume: bool = False,
+    keep_checkpoints: bool = False,
 ) -> dict[str, Any]:
     """Train a GPT-2 and write its Hugging Face checkpoint and ``training.json`` to `output`.
 
-    ``output/checkpoints`` holds the state that `resume` continues from; ``output/cache`` holds
-    the encoded corpus.
+    Until the run has finished, ``output/checkpoints`` holds the state that `resume` continues
+    from, and ``output/cache`` the encoded corpus.
+
+    Args:
+        corpus: A directory that `make_corpus` wrote.
+        tokenizer: A directory that `train_tokenizer` wrote.
+        output: The directory to write.
+        settings: Shape and schedule.
+        resume: Continue from the last checkpoint in `output`.
+        keep_checkpoints: Leave ``checkpoints`` and ``cache`` in `output` at the end, so that even
+            a finished run can be resumed, with more steps for example.
 
     Returns:
         The report that is also written to ``training.json``: losses in nats a token, test
@@ -61,7 +75,7 @@ def train_model(
     spiece = tokenizer / "spiece.model"
     model = make_network(spiece, settings)
     train, valid, test = (
-        load_blocks(corpus / name, spiece, settings.context, output / "cache") for name in _FILES
+        load_blocks(corpus / name, spiece, settings.context, output / _CACHE) for name in _FILES
     )
     for name, blocks in zip(_FILES, (train, valid, test), strict=True):
         if not len(blocks):
@@ -97,6 +111,9 @@ def train_model(
     if trainer.is_world_process_zero():
         save_network(model, tokenizer, output, settings.save_dtype)
         (output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+        if not keep_checkpoints:
+            for name in (_CHECKPOINTS, _CACHE):
+                shutil.rmtree(output / name, ignore_errors=True)
     return report
 
 
@@ -112,11 +129,19 @@ def _check_inputs(corpus: Path, tokenizer: Path, output: Path, *, resume: bool) 
             raise CorpusError(f"{corpus / name}: no such file; make it with `train corpus`")
     if not (tokenizer / "spiece.model").is_file():
         raise CheckpointError(f"{tokenizer}: has no spiece.model; make it with `train tokenizer`")
-    checkpoints = list((output / "checkpoints").glob("checkpoint-*"))
+    checkpoints = list((output / _CHECKPOINTS).glob("checkpoint-*"))
+    finished = (output / "training.json").exists()
     if resume and not checkpoints:
+        if finished:
+            raise CheckpointError(
+                f"{output}: the run has finished and its checkpoints are removed, which "
+                "--keep-checkpoints would have kept; --init-from goes on from its weights"
+            )
         raise CheckpointError(f"{output}: has no checkpoint to resume from")
-    if not resume and (checkpoints or (output / "training.json").exists()):
+    if not resume and checkpoints:
         raise OutputError(f"{output}: holds a training run already; use --resume or another name")
+    if not resume and finished:
+        raise OutputError(f"{output}: holds a finished training run; use another name")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,7 +164,7 @@ def _trainer(
 
     strategy = "steps" if settings.eval_steps else "epoch"
     arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
+        output_dir=str(output / _CHECKPOINTS),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.batch_size,
