@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
+from gpt2ja_export.quiet import quiet
 from gpt2ja_onnx.bundle.manifest import Source, hash_file
 from gpt2ja_onnx.errors import CheckpointError, HubError
 
@@ -186,14 +187,17 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
 
 
 def _read_licence(path: Path) -> str | None:
-    """The licence that the model card's header names, if there is one."""
+    """The licence that the model card's header names, if there is one; several are joined."""
+    from huggingface_hub import ModelCard
+
     try:
         card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    lines = card.splitlines()
-    if lines[:1] != ["---"]:
+    try:
+        with quiet():  # it warns of a card without a header
+            found = ModelCard(card, ignore_metadata_errors=True).data.get("license")
+    except Exception:  # a broken header is no reason not to export; yaml's errors are its own
         return None
-    return next(
-        (line.partition(":")[2].strip() for line in lines[1:] if line.startswith("license:")), None
-    )
+    licences = found if isinstance(found, list) else [found]
+    return ", ".join(str(licence) for licence in licences if licence) or None

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from gpt2ja_export.candidates import add_candidates
-from gpt2ja_export.graph import (
+from gpt2ja_export.add_candidates import add_candidates
+from gpt2ja_export.graph_editor import (
     MICROSOFT,
     GraphEditor,
     ancestor,
@@ -37,7 +37,7 @@ def fuse(model: ir.Model, shape: ModelShape, device: Device = "cpu") -> dict[str
     """Rewrite Optimum's graph `model` in place to the fused graph of `gpt2ja_onnx.bundle.names`.
 
     Args:
-        model: As `gpt2ja_export.plain.export_plain` writes it, in fp32.
+        model: As `gpt2ja_export.optimum_export.export_plain` writes it, in fp32.
         shape: Sizes of the model; they say how often each rewrite must happen.
         device: What the graph is for. One for cuda has only nodes that the CUDA provider runs
             and that a captured graph replays, and tells by sums whether its logits are finite.

@@ -10,12 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gpt2ja_export.cache import cache_ranges, quantize_cache
 from gpt2ja_export.checkpoint import open_checkpoint
-from gpt2ja_export.companions import write_generation_config, write_tokenizer
-from gpt2ja_export.plain import export_plain
-from gpt2ja_export.sizes import weights_by_part
+from gpt2ja_export.companion_files import write_generation_config, write_tokenizer
+from gpt2ja_export.optimum_export import export_plain
+from gpt2ja_export.quantize_cache import cache_ranges, quantize_cache
 from gpt2ja_export.verify import Verification, as_dict, check, verify
+from gpt2ja_export.weight_sizes import weights_by_part
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.manifest import (
     CacheType,
@@ -229,9 +229,9 @@ def _write_fused(
     import onnx_ir as ir
     from onnx_ir.passes import common
 
+    from gpt2ja_export.cache_move_graph import cache_move_graph
+    from gpt2ja_export.convert_precision import convert_precision
     from gpt2ja_export.fuse import fuse
-    from gpt2ja_export.moves import moves_graph
-    from gpt2ja_export.quantize import quantize
 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
@@ -243,7 +243,7 @@ def _write_fused(
         quantization: dict[str, Any] = {}
         if shape.cache_dtype == "int8":
             quantization |= quantize_cache(graph, shape, cache_ranges(model, calibration_ids))
-        quantization |= quantize(graph, shape, settings.precision)
+        quantization |= convert_precision(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")
@@ -255,7 +255,7 @@ def _write_fused(
             size_threshold_bytes=_INLINE_BYTES,
         )
     if settings.device == "cuda":
-        ir.save(moves_graph(), directory / names.CACHE_FILE)
+        ir.save(cache_move_graph(), directory / names.CACHE_FILE)
     return fusions, quantization
 
 
@@ -286,7 +286,7 @@ def _verify(
         return logits
 
     if manifest.graph == "portable":
-        from gpt2ja_export.portable import PortableSession
+        from gpt2ja_export.portable_session import PortableSession
 
         session: Any = PortableSession(directory, manifest, threads=available_threads())
     else:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2ja_export import plain
+from gpt2ja_export import optimum_export
 from gpt2ja_export.fuse import fuse
 from gpt2ja_export.verify import verify
 from gpt2ja_onnx.bundle.manifest import ModelShape
@@ -48,7 +48,7 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
         layers=config.n_layer, width=config.n_embd, heads=config.n_head, context=CONTEXT,
         vocab_size=VOCABULARY, candidates=8,
     )  # fmt: skip
-    plain.export_plain(model, directory / "plain")
+    optimum_export.export_plain(model, directory / "plain")
     graph = ir.load(directory / "plain" / "model.onnx")
     counts = fuse(graph, shape)
     ir.save(graph, directory / "model.onnx")
@@ -102,7 +102,7 @@ def test_what_a_configuration_may_change(tmp_path: Path, config: dict[str, Any])
 
 @pytest.mark.parametrize("opset", [17, 19, 20])
 def test_other_opsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int) -> None:
-    monkeypatch.setattr(plain, "OPSET", opset)
+    monkeypatch.setattr(optimum_export, "OPSET", opset)
     assert fuse_and_compare(make_model(2, 16, 2), tmp_path)["fast_gelu"] == 2
 
 
@@ -121,7 +121,7 @@ def test_a_tied_head_is_stored_once_without_accelerate(
 def test_a_rewrite_that_did_not_happen_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plain, "OPSET", 14)  # which has no LayerNormalization
+    monkeypatch.setattr(optimum_export, "OPSET", 14)  # which has no LayerNormalization
     with pytest.raises(ExportError, match="'norm' was found 0 times, expected 5"):
         fuse_and_compare(make_model(2, 16, 2), tmp_path)
     (tmp_path / "plain" / "model.onnx").unlink()

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.errors import CorpusError, SettingError
-from gpt2ja_train import CorpusSettings, TrainingSettings, make_corpus
+from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError, SettingError
+from gpt2ja_train import CorpusSettings, TrainingSettings, make_corpus, train_model
 from gpt2ja_train.blocks import iterate_blocks
 from gpt2ja_train.network import make_network
 from gpt2ja_train.optimizer import make_optimizer
@@ -105,6 +105,32 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest() -> None:
     assert all(moved)
 
 
+@pytest.mark.parametrize(
+    ("left", "resume", "kind", "message"),
+    [
+        (["checkpoints/checkpoint-5"], False, OutputError, "a training run already; use --resume"),
+        (["training.json"], False, OutputError, "holds a finished training run; use another name"),
+        (["training.json"], True, CheckpointError, "which --keep-checkpoints would have kept"),
+        (["cache"], True, CheckpointError, "has no checkpoint to resume from"),
+    ],
+)
+def test_what_an_earlier_run_left(
+    tmp_path: Path, left: list[str], resume: bool, kind: type[Exception], message: str
+) -> None:
+    corpus, output = tmp_path / "corpus", tmp_path / "out"
+    for directory in (corpus, *(output / name for name in left)):
+        directory.mkdir(parents=True)
+    for name in ("train", "valid", "test"):
+        (corpus / f"{name}.txt").touch()
+    with pytest.raises(kind, match=message):
+        train_model(corpus, DEMO_SPIECE.parent, output, TrainingSettings(), resume=resume)
+    assert names(output) == {name.split("/")[0] for name in left}
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
 def call(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -130,7 +156,8 @@ def test_the_recipe_end_to_end(
                "model", "--layers", 1, "--width", 32, "--heads", 1, "--context", 32,
                "--optimizer", "muon", "--learning-rate", 0.01, "--eval-steps", 10,
                "--checkpoint-steps", 5, "--patience", 9, "--save-dtype", "float16")  # fmt: skip
-    assert call(*options, "--max-steps", 23) == 0
+    assert call(*options, "--max-steps", 23, "--keep-checkpoints") == 0
+    assert {"checkpoints", "cache"} <= names(tmp_path / "model")
     first = json.loads((tmp_path / "model/training.json").read_text())
     losses = [entry["eval_loss"] for entry in first["curve"] if "eval_loss" in entry]
     assert [e["step"] for e in first["curve"] if "eval_loss" in e] == [10, 20, 23]
@@ -145,6 +172,9 @@ def test_the_recipe_end_to_end(
     assert second["steps"] == 40
     assert second["valid_loss"] < first["valid_loss"]
     assert second["test_bits_per_character"] > 0
+    assert not {"checkpoints", "cache"} & names(tmp_path / "model")
+    assert call(*options, "--max-steps", 60, "--resume") == 1
+    assert "which --keep-checkpoints would have kept" in capsys.readouterr().err
 
     further = ("train", "model", "--corpus", "corpus", "--tokenizer", "tokenizer", "--output",
                "further", "--init-from", "model", "--max-steps", 1, "--learning-rate", 1e-9,

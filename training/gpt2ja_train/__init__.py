@@ -1,8 +1,9 @@
 """The model card's recipe: text to corpus, corpus to tokenizer, both to a GPT-2 checkpoint."""
 
 from gpt2ja_train.corpus import CorpusSettings, make_corpus
-from gpt2ja_train.model import TrainingSettings, train_model
+from gpt2ja_train.model import train_model
 from gpt2ja_train.tokenizer import TokenizerSettings, train_tokenizer
+from gpt2ja_train.training_settings import TrainingSettings
 
 __all__ = [
     "CorpusSettings",

@@ -106,11 +106,31 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
     show_default=True,
 )
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in OUTPUT.")
-def model(corpus: Path, tokenizer: Path, output: Path, resume: bool, **settings: Any) -> None:
+@click.option(
+    "--keep-checkpoints",
+    is_flag=True,
+    help="Leave checkpoints/ and cache/ in OUTPUT at the end, to --resume a finished run.",
+)
+def model(
+    corpus: Path,
+    tokenizer: Path,
+    output: Path,
+    resume: bool,
+    keep_checkpoints: bool,
+    **settings: Any,
+) -> None:
     """Train a GPT-2; several GPUs with `accelerate launch -m gpt2ja_onnx.cli train model …`."""
-    from gpt2ja_train.model import TrainingSettings, train_model
+    from gpt2ja_train.model import train_model
+    from gpt2ja_train.training_settings import TrainingSettings
 
-    report = train_model(corpus, tokenizer, output, TrainingSettings(**settings), resume=resume)
+    report = train_model(
+        corpus,
+        tokenizer,
+        output,
+        TrainingSettings(**settings),
+        resume=resume,
+        keep_checkpoints=keep_checkpoints,
+    )
     for name in ("train_loss", "valid_loss", "test_loss", "test_perplexity"):
         click.echo(f"{name:<24}{report[name]:.4f}")
     click.echo(f"{'test_bits_per_character':<24}{report['test_bits_per_character']:.4f}")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 
-def name() -> str:
+def hardware_name() -> str:
     """The devices of this process, for the report."""
     import torch
 

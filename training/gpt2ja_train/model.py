@@ -6,16 +6,17 @@ import json
 import logging
 import math
 import platform
+import shutil
 import time
 import warnings
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
-from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError, SettingError
-from gpt2ja_train import hardware
+from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError
 from gpt2ja_train.blocks import collate, load_blocks
+from gpt2ja_train.hardware import hardware_name, prefers_bf16
 from gpt2ja_train.network import make_network, save_network
 
 if TYPE_CHECKING:
@@ -24,73 +25,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import GPT2LMHeadModel, Trainer
 
-OptimizerName = Literal["adam", "muon"]
+    from gpt2ja_train.training_settings import TrainingSettings
+
 _FILES = ("train.txt", "valid.txt", "test.txt")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """Shape and schedule of a training run; the defaults are GPT-2 small and the model card's.
-
-    Attributes:
-        init_from: Checkpoint to go on from, a directory or a hub id; its shape takes the place
-            of `layers`, `width` and `heads`. None starts with random weights.
-        layers: Transformer blocks.
-        width: Width of the residual stream.
-        heads: Attention heads; must divide `width`.
-        context: Positions, and tokens a block.
-        dropout: All three dropouts of GPT-2.
-        epochs: Passes over the training blocks.
-        max_steps: Stop after so many steps, the learning rate falling to 0 there; 0 means
-            that `epochs` decides.
-        batch_size: Blocks a step and device.
-        optimizer: ``adam`` (0.9, 0.999, 1e-8), the card's; ``muon`` reaches the same loss in
-            fewer steps.
-        learning_rate: Its peak.
-        warmup_steps: Steps in which the learning rate rises from 0.
-        eval_steps: Steps between two evaluations; 0 means once an epoch.
-        checkpoint_steps: Steps between two checkpoints: what an interruption can cost.
-        patience: Evaluations without a better validation loss before training stops.
-        seed: Seed of the weights, the dropout and the order of the blocks.
-        save_dtype: dtype of the saved weights.
-    """
-
-    init_from: str | None = None
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    context: int = 1024
-    dropout: float = 0.1
-    epochs: int = 10
-    max_steps: int = 0
-    batch_size: int = 2
-    optimizer: OptimizerName = "adam"
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    eval_steps: int = 0
-    checkpoint_steps: int = 1000
-    patience: int = 1
-    seed: int = 0
-    save_dtype: Literal["float32", "float16"] = "float32"
-
-    def __post_init__(self) -> None:
-        at_least_one = (
-            "layers", "width", "heads", "context", "epochs", "batch_size", "checkpoint_steps",
-            "patience",
-        )  # fmt: skip
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.width % self.heads:
-            raise SettingError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.optimizer not in get_args(OptimizerName):
-            raise SettingError(
-                f"optimizer must be one of {get_args(OptimizerName)}, not {self.optimizer!r}"
-            )
-        if self.learning_rate <= 0:
-            raise SettingError(f"learning_rate must be above 0, not {self.learning_rate}")
+# In the output, what a run needs only until it has finished.
+_CHECKPOINTS = "checkpoints"
+_CACHE = "cache"
 
 
 def train_model(
@@ -100,11 +40,21 @@ def train_model(
     settings: TrainingSettings,
     *,
     resume: bool = False,
+    keep_checkpoints: bool = False,
 ) -> dict[str, Any]:
     """Train a GPT-2 and write its Hugging Face checkpoint and ``training.json`` to `output`.
 
-    ``output/checkpoints`` holds the state that `resume` continues from; ``output/cache`` holds
-    the encoded corpus.
+    Until the run has finished, ``output/checkpoints`` holds the state that `resume` continues
+    from, and ``output/cache`` the encoded corpus.
+
+    Args:
+        corpus: A directory that `make_corpus` wrote.
+        tokenizer: A directory that `train_tokenizer` wrote.
+        output: The directory to write.
+        settings: Shape and schedule.
+        resume: Continue from the last checkpoint in `output`.
+        keep_checkpoints: Leave ``checkpoints`` and ``cache`` in `output` at the end, so that even
+            a finished run can be resumed, with more steps for example.
 
     Returns:
         The report that is also written to ``training.json``: losses in nats a token, test
@@ -125,7 +75,7 @@ def train_model(
     spiece = tokenizer / "spiece.model"
     model = make_network(spiece, settings)
     train, valid, test = (
-        load_blocks(corpus / name, spiece, settings.context, output / "cache") for name in _FILES
+        load_blocks(corpus / name, spiece, settings.context, output / _CACHE) for name in _FILES
     )
     for name, blocks in zip(_FILES, (train, valid, test), strict=True):
         if not len(blocks):
@@ -155,12 +105,15 @@ def train_model(
         **_test_figures(trainer.evaluate(test)["eval_loss"], test, corpus / "test.txt", spiece),
         "curve": curve,
         "bf16": trainer.args.bf16,
-        "hardware": hardware.name(),
+        "hardware": hardware_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
     if trainer.is_world_process_zero():
         save_network(model, tokenizer, output, settings.save_dtype)
         (output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+        if not keep_checkpoints:
+            for name in (_CHECKPOINTS, _CACHE):
+                shutil.rmtree(output / name, ignore_errors=True)
     return report
 
 
@@ -176,11 +129,19 @@ def _check_inputs(corpus: Path, tokenizer: Path, output: Path, *, resume: bool) 
             raise CorpusError(f"{corpus / name}: no such file; make it with `train corpus`")
     if not (tokenizer / "spiece.model").is_file():
         raise CheckpointError(f"{tokenizer}: has no spiece.model; make it with `train tokenizer`")
-    checkpoints = list((output / "checkpoints").glob("checkpoint-*"))
+    checkpoints = list((output / _CHECKPOINTS).glob("checkpoint-*"))
+    finished = (output / "training.json").exists()
     if resume and not checkpoints:
+        if finished:
+            raise CheckpointError(
+                f"{output}: the run has finished and its checkpoints are removed, which "
+                "--keep-checkpoints would have kept; --init-from goes on from its weights"
+            )
         raise CheckpointError(f"{output}: has no checkpoint to resume from")
-    if not resume and (checkpoints or (output / "training.json").exists()):
+    if not resume and checkpoints:
         raise OutputError(f"{output}: holds a training run already; use --resume or another name")
+    if not resume and finished:
+        raise OutputError(f"{output}: holds a finished training run; use another name")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -203,7 +164,7 @@ def _trainer(
 
     strategy = "steps" if settings.eval_steps else "epoch"
     arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
+        output_dir=str(output / _CHECKPOINTS),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.batch_size,
@@ -220,7 +181,7 @@ def _trainer(
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         logging_steps=50,
-        bf16=hardware.prefers_bf16(model),
+        bf16=prefers_bf16(model),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,

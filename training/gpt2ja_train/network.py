@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from transformers import GPT2LMHeadModel
 
-    from gpt2ja_train.model import TrainingSettings
+    from gpt2ja_train.training_settings import TrainingSettings
 
 
 def make_network(spiece: Path, settings: TrainingSettings) -> GPT2LMHeadModel:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from gpt2ja_train.model import OptimizerName
+    from gpt2ja_train.training_settings import OptimizerName
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_export.cache import cache_ranges
+from gpt2ja_export.quantize_cache import cache_ranges
 from gpt2ja_export.verify import _logits
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.manifest import read_manifest

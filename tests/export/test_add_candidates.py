@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from gpt2ja_export.candidates import add_candidates
+from gpt2ja_export.add_candidates import add_candidates
 from gpt2ja_onnx.bundle import names
 
 COUNT = 8

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
 from typing import TYPE_CHECKING
 
+from gpt2ja_export.quiet import quiet
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from transformers import GPT2LMHeadModel
@@ -29,7 +27,7 @@ def export_plain(model: GPT2LMHeadModel, output: Path) -> None:
 
     # The exporter switches to configurations of its own; the checkpoint's stays as it is.
     try:
-        with _quiet():
+        with quiet():
             onnx_export_from_model(
                 model,
                 output,
@@ -41,15 +39,3 @@ def export_plain(model: GPT2LMHeadModel, output: Path) -> None:
         if isinstance(error.__cause__, OSError):  # such as a full disk, hidden behind advice
             raise error.__cause__ from None
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep tracer warnings and log lines, which a user can do nothing about, off the screen."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

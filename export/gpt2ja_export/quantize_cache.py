@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from gpt2ja_export.graph import GraphEditor, constant, producer
+from gpt2ja_export.graph_editor import GraphEditor, constant, producer
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 

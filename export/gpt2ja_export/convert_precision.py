@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from gpt2ja_export.graph import MICROSOFT, GraphEditor, constant
+from gpt2ja_export.graph_editor import MICROSOFT, GraphEditor, constant
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
@@ -23,7 +23,7 @@ _ZERO_POINT = 128  # activations are uint8 around 128: the int8 × int8 kernel i
 INT4_BLOCK = 32
 
 
-def quantize(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[str, Any]:
+def convert_precision(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[str, Any]:
     """Rewrite the fused fp32 graph `model` in place to `precision`.
 
     Returns:

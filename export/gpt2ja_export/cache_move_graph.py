@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from gpt2ja_export.plain import OPSET
+from gpt2ja_export.optimum_export import OPSET
 from gpt2ja_onnx.bundle import names
 
 _IR_VERSION = 10
 
 
-def moves_graph() -> ir.Model:
+def cache_move_graph() -> ir.Model:
     """Gather the blocks at `from`, and scatter them to the blocks at `to`.
 
     The target is an input and, bound to the same memory, the output; the kernels then write the
