@@ -11,7 +11,9 @@ import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.device.choice import cuda_problem
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_train import TokenizerSettings, train_tokenizer
 
 if TYPE_CHECKING:
@@ -127,6 +129,12 @@ def cuda_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def model(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Iterator[GPT2Ja]:
     with GPT2Ja.load(bundles[request.param], batch_size=8) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session", params=["fp32", "int8"])
+def session(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> CpuSession:
+    directory = bundles[request.param]
+    return CpuSession(directory, read_manifest(directory), threads=2)
 
 
 @pytest.fixture(scope="session")

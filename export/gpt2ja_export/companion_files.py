@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from gpt2ja_export.checkpoint import TOKENIZER_FILES
 from gpt2ja_onnx.errors import CheckpointError, SettingError
-from gpt2ja_onnx.settings import GenerationConfig
+from gpt2ja_onnx.settings.config import GenerationConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
     from gpt2ja_export.checkpoint import Checkpoint
 
+# Of a generation_config.json: what says nothing about how text is continued here.
+_NO_SETTINGS = {
+    "bos_token_id", "cache_implementation", "decoder_start_token_id", "output_attentions",
+    "output_hidden_states", "output_logits", "output_scores", "pad_token_id",
+    "return_dict_in_generate", "transformers_version", "use_cache",
+}  # fmt: skip
 _SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep")
 
 
@@ -41,6 +48,8 @@ def write_generation_config(
 ) -> dict[str, Any]:
     """Write the checkpoint's generation settings; return those that differ from the defaults.
 
+    Settings that the runtime does not know are warned of by name.
+
     Raises:
         CheckpointError: A setting is one that the runtime would refuse.
     """
@@ -48,15 +57,25 @@ def write_generation_config(
     assert config is not None
     # Not save_pretrained: it refuses settings that do nothing, such as top_p without do_sample.
     config.to_json_file(directory / "generation_config.json")
-    settings: dict[str, Any] = {
+    named = {
         name: value
         for name, value in config.to_diff_dict().items()
-        if isinstance(value, bool | int | float) and not name.startswith("_")
-        if not name.endswith("_token_id")
+        if value is not None and not name.startswith("_") and name not in _NO_SETTINGS
     }
-    known = GenerationConfig.__dataclass_fields__
+    known = GenerationConfig.declared()
+    if unknown := sorted(set(named) - set(known)):
+        warnings.warn(
+            f"{checkpoint.path}: its generation settings name {', '.join(unknown)}, which the "
+            "runtime does not have",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    settings = {name: value for name, value in named.items() if name in known}
+    eos = settings.get("eos_token_id")
+    if isinstance(eos, int) and eos == checkpoint.config.get("eos_token_id"):
+        del settings["eos_token_id"]  # the special ids have it
     try:
-        GenerationConfig().override({n: value for n, value in settings.items() if n in known})
+        GenerationConfig().override(settings)
     except SettingError as error:
         raise CheckpointError(f"{checkpoint.path}: its generation settings: {error}") from error
     return settings

@@ -288,8 +288,8 @@ def _verify(
     if manifest.graph == "portable":
         from gpt2ja_export.portable_session import PortableSession
 
-        session: Any = PortableSession(directory, manifest, threads=available_threads())
-    else:
-        device: Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
-        session = open_session(directory, manifest, threads=available_threads(), device=device)
+        portable = PortableSession(directory, manifest, threads=available_threads())
+        return verify(portable, reference, text_ids)
+    device: Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
+    _, session = open_session(directory, manifest, threads=available_threads(), device=device)
     return verify(session, reference, text_ids)

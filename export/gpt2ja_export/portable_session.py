@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.base import HostLogits, Scores
+from gpt2ja_onnx.device.cpu.cache import CpuCache
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class PortableSession:
-    """Runs a portable bundle as `Session` runs a fused one, but slowly and row by row."""
+    """Runs a portable bundle as a session runs a fused one, but slowly and row by row."""
+
+    prompt_tokens = call_tokens = 1024
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         options = ort.SessionOptions()
@@ -31,15 +34,19 @@ class PortableSession:
         )
         self.shape = manifest.shape
 
-    def new_cache(self) -> KVCache:
-        """An empty cache, as that of `gpt2ja_onnx.device.cpu.session.Session`."""
-        return KVCache(self.shape)
+    def new_cache(self) -> CpuCache:
+        """See `gpt2ja_onnx.device.base.Session`."""
+        return CpuCache(self)
 
     def plan(
-        self, rows: int, new: int, positions: int, caches: Sequence[NDArray[np.generic]]
+        self, caches: Sequence[NDArray[np.generic]], rows: int, new: int, positions: int
     ) -> PortablePlan:
-        """Buffers for one call, filled and read as those of `Plan`."""
+        """See `gpt2ja_onnx.device.cpu.cache.Planner`."""
         return PortablePlan(self._session, self.shape, rows, new, positions, caches)
+
+    def decode_plans(self, caches: Sequence[NDArray[np.generic]]) -> Callable[[int], PortablePlan]:
+        """See `gpt2ja_onnx.device.cpu.cache.Planner`."""
+        return lambda rows: self.plan([part[:rows] for part in caches], rows, 1, 1)
 
 
 class PortablePlan:
@@ -83,3 +90,14 @@ class PortablePlan:
                 cache[row, :, :length] = values[0]
             wanted = np.minimum(self.logit_positions[row], new - 1)
             self.logits[row] = logits[0, wanted]
+
+    def scores(self) -> Scores:
+        """See `gpt2ja_onnx.device.base.Plan`; every token is a candidate."""
+        logits = self.logits[:, 0]
+        ids = np.broadcast_to(np.arange(logits.shape[1]), logits.shape)
+        order = np.lexsort((ids, -logits))
+        return Scores(np.take_along_axis(logits, order, axis=1), order, HostLogits(logits))
+
+    def all_logits(self) -> NDArray[np.float32]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return self.logits

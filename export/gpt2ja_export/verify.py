@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import Precision
-    from gpt2ja_onnx.device.cpu.session import Session
+    from gpt2ja_onnx.device.base import Session
 
     # Token ids of shape (length,) to PyTorch's logits of shape (length, vocabulary), fp32.
     Reference = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -168,13 +168,13 @@ def _logits(session: Session, prompts: Sequence[NDArray[np.int64]]) -> list[NDAr
     longest = max(map(len, prompts))
     cache = session.new_cache()
     cache.reserve(len(prompts), longest, 0)
-    plan = session.plan(len(prompts), longest, longest, cache.slices(0, len(prompts)))
+    plan = cache.plan(0, len(prompts), longest, longest)
     plan.position_ids[:] = plan.logit_positions[:] = np.arange(longest)
     for row, prompt in enumerate(prompts):
         plan.input_ids[row, : len(prompt)] = prompt
         plan.lengths[row] = len(prompt)
     plan.run()
-    logits = np.asarray(plan.logits)
+    logits = plan.all_logits()
     return [logits[row, : len(prompt)] for row, prompt in enumerate(prompts)]
 
 
@@ -182,21 +182,21 @@ class _Row:
     """One row that is fed piece by piece, through its cache."""
 
     def __init__(self, session: Session, capacity: int) -> None:
-        self._session = session
         self._cache = session.new_cache()
         self._cache.reserve(1, capacity, 0)
         self._length = 0
 
     def feed(self, new: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits after the last of the new tokens, shape (vocabulary,)."""
-        plan = self._session.plan(1, len(new), 1, self._cache.slices(0, 1))
+        plan = self._cache.plan(0, 1, len(new), 1)
         plan.input_ids[0] = new
         plan.position_ids[0] = np.arange(self._length, self._length + len(new))
         plan.logit_positions[0, 0] = len(new) - 1
         self._length += len(new)
         plan.lengths[0] = self._length
         plan.run()
-        return plan.logits[0, 0]
+        logits: NDArray[np.float32] = plan.all_logits()[0, 0]
+        return logits
 
 
 def _cached_difference(session: Session, ids: NDArray[np.int64]) -> float:

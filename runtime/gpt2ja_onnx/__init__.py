@@ -6,38 +6,92 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.engine.request import Chunk, GenerationResult, Request
-    from gpt2ja_onnx.engine.scoring import Score
-    from gpt2ja_onnx.errors import Gpt2jaError
-    from gpt2ja_onnx.model import GPT2Ja
-    from gpt2ja_onnx.settings import GenerationConfig
+    from gpt2ja_onnx.errors import (
+        BundleError,
+        CancelledError,
+        ClosedError,
+        GenerationError,
+        Gpt2jaError,
+        PromptError,
+        ProviderError,
+        QueueFullError,
+        RequestTimeoutError,
+        SettingError,
+        UnknownSettingError,
+    )
+    from gpt2ja_onnx.model import (
+        GPT2Ja,
+    )
+    from gpt2ja_onnx.request import (
+        Request,
+    )
+    from gpt2ja_onnx.results import (
+        Chunk,
+        GenerationResult,
+        Score,
+        TokenLogprobs,
+    )
+    from gpt2ja_onnx.settings.config import (
+        GenerationConfig,
+    )
+
+    __version__: str
 
 __all__ = [
+    "BundleError",
+    "CancelledError",
     "Chunk",
+    "ClosedError",
     "GPT2Ja",
     "GenerationConfig",
+    "GenerationError",
     "GenerationResult",
     "Gpt2jaError",
+    "PromptError",
+    "ProviderError",
+    "QueueFullError",
     "Request",
+    "RequestTimeoutError",
     "Score",
+    "SettingError",
+    "TokenLogprobs",
+    "UnknownSettingError",
+    "__version__",
 ]
 
 _MODULES = {
-    "Chunk": "engine.request",
+    "BundleError": "errors",
+    "CancelledError": "errors",
+    "Chunk": "results",
+    "ClosedError": "errors",
     "GPT2Ja": "model",
-    "GenerationConfig": "settings",
-    "GenerationResult": "engine.request",
+    "GenerationConfig": "settings.config",
+    "GenerationError": "errors",
+    "GenerationResult": "results",
     "Gpt2jaError": "errors",
-    "Request": "engine.request",
-    "Score": "engine.scoring",
+    "PromptError": "errors",
+    "ProviderError": "errors",
+    "QueueFullError": "errors",
+    "Request": "request",
+    "RequestTimeoutError": "errors",
+    "Score": "results",
+    "SettingError": "errors",
+    "TokenLogprobs": "results",
+    "UnknownSettingError": "errors",
 }
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``--help`` loads neither engine."""
-    if name not in _MODULES:
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        value = version("gpt2ja-onnx")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

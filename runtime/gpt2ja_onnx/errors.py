@@ -13,6 +13,10 @@ class SettingError(Gpt2jaError, ValueError):
     """A setting is out of its range, or two settings exclude each other."""
 
 
+class UnknownSettingError(SettingError, TypeError):
+    """A name is no setting."""
+
+
 class PromptError(Gpt2jaError, ValueError):
     """A prompt cannot be continued: it is empty, or longer than the context."""
 
@@ -66,7 +70,11 @@ class CancelledError(GenerationError):
 
 
 class ClosedError(GenerationError):
-    """The engine was closed and takes no further requests."""
+    """The model was closed, or belongs to the process before a fork."""
+
+
+class QueueFullError(GenerationError):
+    """So many sequences or prompt tokens wait already that no further request is taken."""
 
 
 class BenchmarkError(Gpt2jaError, RuntimeError):

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections import deque
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+import math
+import weakref
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
 from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.bundle.demo import demo_bundle
-from gpt2ja_onnx.bundle.manifest import Manifest, read_manifest
+from gpt2ja_onnx.bundle.demo import find_bundle
+from gpt2ja_onnx.bundle.manifest import read_manifest
+from gpt2ja_onnx.calls.intake import Intake
+from gpt2ja_onnx.calls.window import Window, aoutcome, outcome
 from gpt2ja_onnx.device.choice import open_session
 from gpt2ja_onnx.device.threads import available_threads, started
 from gpt2ja_onnx.engine.engine import Engine
-from gpt2ja_onnx.engine.request import Request
-from gpt2ja_onnx.engine.scoring import Score, Scorer, perplexity
 from gpt2ja_onnx.engine.worker import Worker
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
-from gpt2ja_onnx.settings import GenerationConfig
+from gpt2ja_onnx.results import Score
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from gpt2ja_onnx.bundle.manifest import Device, Manifest
+    from gpt2ja_onnx.calls.intake import Configs, Prompt, Prompts
+    from gpt2ja_onnx.calls.window import Outcome
+    from gpt2ja_onnx.device.base import Session
     from gpt2ja_onnx.device.choice import DeviceChoice
-    from gpt2ja_onnx.device.cpu.session import Session
-    from gpt2ja_onnx.engine.request import Chunk, GenerationResult
-
-Prompt = str | list[int]
+    from gpt2ja_onnx.engine.scoring import ScoringJob
+    from gpt2ja_onnx.request import Request
+    from gpt2ja_onnx.results import Chunk, GenerationResult
+    from gpt2ja_onnx.settings.config import GenerationConfig
+    from gpt2ja_onnx.settings.keywords import Settings
 
 
 class GPT2Ja:
-    """A loaded bundle. Every method may be called from any thread.
+    """A loaded bundle. Every method may be called from any thread, and from asyncio.
 
     Example:
         >>> from gpt2ja_onnx import GPT2Ja
@@ -42,24 +48,40 @@ class GPT2Ja:
         ...     results = model.generate("近年の機械学習は", max_new_tokens=8, seed=1)
         >>> len(results)
         1
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        tokenizer: The bundle's tokenizer.
+        defaults: The bundle's settings, which those that are not given take.
+        device: What it runs on: ``cpu`` or ``cuda``.
+        batch_size: Sequences that run at once, at most.
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, session: Session, engine: Engine
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        session: Session,
+        *,
+        device: Device = "cpu",
+        batch_size: int = 32,
+        max_memory: int | None = None,
+        max_waiting: int = 16_384,
+        max_waiting_tokens: int = 4_194_304,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.defaults = GenerationConfig().override(
-            {
-                name: value
-                for name, value in manifest.generation_defaults.items()
-                if name in GenerationConfig.__dataclass_fields__ and value is not None
-            }
+        self.device = device
+        self.batch_size = batch_size
+        engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
+        self._worker = Worker(
+            engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
         )
-        self._session = session
-        self._worker = Worker(engine)
-        self._max_rows = engine.max_rows
-        self._scorer = Scorer(session)
+        self._intake = Intake(manifest, tokenizer, self._worker)
+        self.defaults = self._intake.defaults
+        # A model that nobody holds any more finishes what handles still wait for, and goes.
+        finalizer = weakref.finalize(self, self._worker.close, wait=False)
+        finalizer.atexit = False
 
     @classmethod
     def load(
@@ -69,6 +91,8 @@ class GPT2Ja:
         threads: int | None = None,
         batch_size: int = 32,
         max_memory: int | None = None,
+        max_waiting: int = 16_384,
+        max_waiting_tokens: int = 4_194_304,
         device: DeviceChoice = "auto",
         cuda_graphs: bool = True,
         verify_hashes: bool = False,
@@ -76,10 +100,13 @@ class GPT2Ja:
         """Load a bundle.
 
         Args:
-            directory: The bundle; None loads the demo model.
+            directory: The bundle; None or ``demo`` loads the demo model.
             threads: Threads of one operator; None takes what this process may use.
             batch_size: Sequences that run at once, at most.
             max_memory: Bytes that the key-value cache may take, at most.
+            max_waiting: Sequences that may wait for a row. Beyond, `submit` and the calls for
+                asyncio raise `QueueFullError`, the others wait.
+            max_waiting_tokens: Prompt tokens that may wait, likewise.
             device: ``cpu``, ``cuda``, or ``auto``: the GPU for a bundle that is made for one, if
                 it can be used here, and the CPU otherwise.
             cuda_graphs: On a GPU, replay decoding from captured CUDA graphs.
@@ -88,12 +115,17 @@ class GPT2Ja:
         Raises:
             BundleError: The bundle is missing, incomplete, altered or not understood.
             ProviderError: onnxruntime cannot run it here.
+            SettingError: A number is out of its range.
         """
-        path = demo_bundle() if directory is None else Path(directory)
-        if batch_size < 1:
-            raise SettingError(f"batch_size must be at least 1, not {batch_size}")
-        if max_memory is not None and max_memory < 1:
-            raise SettingError(f"max_memory must be at least 1 byte, not {max_memory}")
+        path = find_bundle(directory)
+        for name, value in (
+            ("batch_size", batch_size),
+            ("max_memory", max_memory),
+            ("max_waiting", max_waiting),
+            ("max_waiting_tokens", max_waiting_tokens),
+        ):
+            if value is not None and value < 1:
+                raise SettingError(f"{name} must be at least 1, not {value}")
         manifest = read_manifest(path, verify_hashes=verify_hashes)
         if manifest.graph != "fused":
             raise BundleError(
@@ -102,7 +134,7 @@ class GPT2Ja:
         # Packing the weights and reading the pieces are most of what a start takes.
         tokenizer_loaded = started(lambda: Tokenizer(path / names.TOKENIZER_FILE))
         try:
-            session = open_session(
+            chosen, session = open_session(
                 path,
                 manifest,
                 threads=available_threads() if threads is None else threads,
@@ -116,24 +148,35 @@ class GPT2Ja:
                 f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
                 f"{manifest.shape.vocab_size}"
             )
-        engine = Engine(
-            session, max_rows=batch_size, max_memory=max_memory, cache=session.new_cache()
+        return cls(
+            manifest,
+            tokenizer,
+            session,
+            device=chosen,
+            batch_size=batch_size,
+            max_memory=max_memory,
+            max_waiting=max_waiting,
+            max_waiting_tokens=max_waiting_tokens,
         )
-        return cls(manifest, tokenizer, session, engine)
+
+    def __repr__(self) -> str:
+        shape = self.manifest.shape
+        return (
+            f"<GPT2Ja {self.manifest.source.repository}, {shape.layers} layers of {shape.width}, "
+            f"{self.manifest.precision} on {self.device}>"
+        )
 
     # --- text ---
 
     def generate(
-        self,
-        prompts: str | Sequence[str],
-        config: GenerationConfig | None = None,
-        **settings: Any,
+        self, prompts: Prompts, config: Configs = None, **settings: Unpack[Settings]
     ) -> list[GenerationResult]:
         """Continue one prompt or several.
 
         Args:
-            prompts: A text, or a list of texts.
-            config: All settings; None takes the bundle's.
+            prompts: A text, or a list of texts or of lists of token ids.
+            config: Settings for all prompts, or one config a prompt; what is not given takes the
+                bundle's defaults.
             **settings: Changes to them, by transformers' names: see `GenerationConfig`.
 
         Returns:
@@ -141,24 +184,21 @@ class GPT2Ja:
 
         Raises:
             PromptError: A prompt is empty or longer than the context.
-            SettingError: A setting is out of its range.
-            TypeError: A setting is unknown.
+            SettingError: A setting is out of its range, or there is none of its name.
             GenerationError: A request failed.
         """
-        chosen = (config or self.defaults).override(settings)
-        texts: Sequence[str] = [prompts] if isinstance(prompts, str) else list(prompts)
-        outcomes = self.generate_many((text, chosen) for text in texts)
         results: list[GenerationResult] = []
-        for outcome in outcomes:
-            if isinstance(outcome, Gpt2jaError):
+        outcomes = self.generate_many(self._intake.items(prompts, config, settings))
+        for index, found in enumerate(outcomes):
+            if isinstance(found, Gpt2jaError):
                 outcomes.close()
-                raise outcome
-            results += outcome
+                raise _at(found, index, prompts)
+            results += found
         return results
 
     def generate_many(
         self, items: Iterable[tuple[Prompt, GenerationConfig] | Gpt2jaError]
-    ) -> Generator[list[GenerationResult] | Gpt2jaError]:
+    ) -> Generator[Outcome]:
         """Continue a stream of prompts, each with its own settings, in bounded memory.
 
         Args:
@@ -167,33 +207,23 @@ class GPT2Ja:
         Yields:
             For each item, in order: its sequences, or the error that it ended with.
         """
-        window: deque[Request | Gpt2jaError] = deque()
-        queued = 0  # sequences in the window
+        window = Window(self.batch_size)
         try:
             for index, item in enumerate(items):
-                if isinstance(item, Gpt2jaError):
-                    window.append(item)
-                else:
-                    try:
-                        window.append(self._submit(item[0], index, item[1]))
-                        queued += item[1].num_return_sequences
-                    except Gpt2jaError as error:
-                        window.append(error)
-                # Enough must wait that a freed row never stays empty.
-                while queued > 4 * self._max_rows or len(window) > 16 * self._max_rows:
-                    outcome = window.popleft()
-                    if isinstance(outcome, Request):
-                        queued -= outcome.config.num_return_sequences
-                    yield _outcome(outcome)
+                self._intake.push(window, index, item, wait=True)
+                while window.full or window.first_done:
+                    found = outcome(window.first())
+                    window.pop()
+                    yield found
             while window:
-                yield _outcome(window.popleft())
+                found = outcome(window.first())
+                window.pop()
+                yield found
         finally:
-            for request in window:
-                if isinstance(request, Request):
-                    request.cancel()
+            window.cancel()
 
     def stream(
-        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
+        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
     ) -> Iterator[Chunk]:
         """Continue a prompt and yield its text as it comes.
 
@@ -203,16 +233,19 @@ class GPT2Ja:
         Raises:
             SettingError: `num_beams` is above 1: no text is certain before a beam search ends.
         """
-        return _iterate(self._submit_stream(prompt, config, settings))
+        return _iterate(self._intake.submit_stream(prompt, config, settings, wait=True))
 
     def submit(
-        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
+        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
     ) -> Request:
-        """Queue a prompt and return its handle at once: iterate it, or call its `result`."""
-        chosen = (config or self.defaults).override(settings)
-        return self._submit(prompt, 0, chosen)
+        """Queue a prompt and return its handle at once: iterate it, await it, or call its `result`.
 
-    def score(self, texts: str | Sequence[Prompt], *, stride: int | None = None) -> list[Score]:
+        Raises:
+            QueueFullError: So much waits already that nothing more is taken.
+        """
+        return self._intake.submit(prompt, 0, self._intake.config(config, settings), wait=False)
+
+    def score(self, texts: Prompts, *, stride: int | None = None) -> list[Score]:
         """Log-probability and perplexity of texts of any length.
 
         Args:
@@ -220,24 +253,24 @@ class GPT2Ja:
             stride: Tokens between two windows over a text longer than the context; None takes
                 half a context.
         """
-        context = self.manifest.shape.context
-        if stride is not None and not 1 <= stride < context:
-            raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
-        given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
-        encoded = [self._encode(text) for text in given]
-        shown = [text if isinstance(text, str) else "" for text in given]
-        logprobs = self._scorer.score(encoded, stride)
-        return [
-            Score(name, len(ids), logprob, perplexity(logprob, len(ids)))
-            for name, ids, logprob in zip(shown, encoded, logprobs, strict=True)
-        ]
+        given, job = self._intake.submit_scoring(texts, stride, wait=True)
+        try:
+            job.channel.join()
+        except BaseException:
+            job.cancelled = True
+            raise
+        return _scores(given, job)
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has; prompt and continuation together fit into the context."""
+        return len(self.tokenizer.encode(text))
 
     # --- ids ---
 
     def generate_ids(
-        self, input_ids: NDArray[np.integer[Any]], **settings: Any
+        self, input_ids: NDArray[np.integer[Any]], **settings: Unpack[Settings]
     ) -> NDArray[np.int64]:
-        """Continue prompts of token ids, as transformers' ``generate`` does.
+        """Continue prompts of token ids, as transformers' ``generate`` does; no text is made.
 
         Args:
             input_ids: Shape (rows, length) or (length,).
@@ -250,13 +283,30 @@ class GPT2Ja:
         array = np.atleast_2d(np.asarray(input_ids))
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
             raise PromptError("input_ids must be whole numbers of shape (rows, length)")
-        chosen = self.defaults.override(settings)
+        config = self._intake.config(None, settings)
         rows: list[list[int]] = []
-        for outcome in self.generate_many((prompt, chosen) for prompt in array.tolist()):
-            if isinstance(outcome, Gpt2jaError):
-                raise outcome
-            prompt = array[len(rows) // chosen.num_return_sequences].tolist()
-            rows += [prompt + result.token_ids for result in outcome]
+        window = Window(self.batch_size)
+        prompts = array.tolist()
+
+        def wait() -> None:
+            request = window.first()
+            if isinstance(request, Gpt2jaError):
+                raise request
+            window_results = request.result()
+            window.pop()
+            prompt = prompts[len(rows) // config.num_return_sequences]
+            rows.extend(prompt + result.token_ids for result in window_results)
+
+        try:
+            for index, prompt in enumerate(prompts):
+                request = self._intake.submit(prompt, index, config, wait=True, text=False)
+                window.push(request, config.num_return_sequences)
+                while window.full:
+                    wait()
+            while window:
+                wait()
+        finally:
+            window.cancel()
         pad = self.manifest.special_ids.get("pad", 0)
         output = np.full((len(rows), max(map(len, rows), default=0)), pad, dtype=np.int64)
         for target, row in zip(output, rows, strict=True):
@@ -266,96 +316,85 @@ class GPT2Ja:
     # --- asyncio ---
 
     async def agenerate(
-        self,
-        prompts: str | Sequence[str],
-        config: GenerationConfig | None = None,
-        **settings: Any,
+        self, prompts: Prompts, config: Configs = None, **settings: Unpack[Settings]
     ) -> list[GenerationResult]:
-        """`generate` for asyncio: the event loop goes on meanwhile."""
-        import asyncio  # takes 40 ms, which most programs of one prompt need not spend
+        """`generate` for asyncio, without a thread; cancelling the task cancels the requests.
 
-        return await asyncio.to_thread(self.generate, prompts, config, **settings)
+        Raises:
+            QueueFullError: So much waits already that nothing more is taken.
+        """
+        results: list[GenerationResult] = []
+        window = Window(self.batch_size)
+        done = 0
+        try:
+            for index, item in enumerate(self._intake.items(prompts, config, settings)):
+                self._intake.push(window, index, item, wait=False)
+                while window.full:
+                    results += _raised(await aoutcome(window.first()), done, prompts)
+                    window.pop()
+                    done += 1
+            while window:
+                results += _raised(await aoutcome(window.first()), done, prompts)
+                window.pop()
+                done += 1
+        finally:
+            window.cancel()
+        return results
 
     async def astream(
-        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any
+        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
     ) -> AsyncIterator[Chunk]:
-        """`stream` for asyncio; cancelling the task cancels the request."""
-        import asyncio
+        """`stream` for asyncio, without a thread; cancelling the task cancels the request.
 
-        request = self._submit_stream(prompt, config, settings)
-        chunks = iter(request)
+        Raises:
+            QueueFullError: So much waits already that nothing more is taken.
+        """
+        request = self._intake.submit_stream(prompt, config, settings, wait=False)
         try:
-            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            async for chunk in request:
                 yield chunk
         finally:
             request.cancel()
 
+    async def ascore(self, texts: Prompts, *, stride: int | None = None) -> list[Score]:
+        """`score` for asyncio, without a thread; cancelling the task cancels the scoring.
+
+        Raises:
+            QueueFullError: So much waits already that nothing more is taken.
+        """
+        given, job = self._intake.submit_scoring(texts, stride, wait=False)
+        try:
+            await job.channel.ajoin()
+        except BaseException:
+            job.cancelled = True
+            raise
+        return _scores(given, job)
+
     # --- life ---
 
-    def close(self) -> None:
-        """Finish what was submitted and take nothing more. Closing twice is fine."""
-        self._worker.close()
+    def close(self, *, cancel: bool = False) -> None:
+        """Take nothing more. Closing twice is fine.
+
+        Args:
+            cancel: Cancel what was submitted instead of finishing it.
+        """
+        self._worker.close(cancel=cancel)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Finish what was submitted, or cancel it where an exception leaves the block."""
+        self.close(cancel=kind is not None)
 
-    # --- inside ---
+    async def __aenter__(self) -> Self:
+        return self
 
-    def _submit_stream(
-        self, prompt: Prompt, config: GenerationConfig | None, settings: dict[str, Any]
-    ) -> Request:
-        chosen = (config or self.defaults).override(settings)
-        if chosen.num_beams > 1:
-            raise SettingError(
-                f"a stream needs num_beams 1, not {chosen.num_beams}: which text is best shows "
-                "only when the search ends; use generate"
-            )
-        return self._submit(prompt, 0, chosen)
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        """As ``with``, without blocking the event loop."""
+        import asyncio
 
-    def _submit(self, prompt: Prompt, index: int, config: GenerationConfig) -> Request:
-        prompt_ids = self._encode_prompt(prompt)
-        for setting in ("suppress_tokens", "bad_words_ids"):
-            ids = getattr(config, setting)
-            largest = max((int(np.max(item)) for item in ids), default=0)
-            if largest >= self.manifest.shape.vocab_size:
-                raise SettingError(
-                    f"{setting} must hold ids below {self.manifest.shape.vocab_size}, not {largest}"
-                )
-        request = Request(
-            prompt=prompt if isinstance(prompt, str) else "",
-            prompt_index=index,
-            prompt_ids=prompt_ids,
-            config=config,
-            tokenizer=self.tokenizer,
-            eos=self.manifest.special_ids.get("eos"),
-            context=self.manifest.shape.context,
-        )
-        self._worker.submit(request)
-        return request
-
-    def _encode(self, text: Prompt) -> list[int]:
-        if isinstance(text, str):
-            return self.tokenizer.encode(text)
-        if not isinstance(text, list):
-            raise PromptError(f"a text must be a string or ids, not {type(text).__name__}")
-        size = self.manifest.shape.vocab_size
-        if not all(isinstance(token, int) and 0 <= token < size for token in text):
-            raise PromptError(f"token ids must be whole numbers from 0 to {size - 1}")
-        return text
-
-    def _encode_prompt(self, prompt: Prompt) -> NDArray[np.int64]:
-        ids = self._encode(prompt)
-        shape = self.manifest.shape
-        if not ids:
-            raise PromptError("the prompt is empty; give at least one character")
-        if len(ids) > shape.context:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens, the context is {shape.context}; shorten it"
-            )
-        return np.asarray(ids, dtype=np.int64)
+        await asyncio.to_thread(self.close, cancel=kind is not None)
 
 
 def _iterate(request: Request) -> Iterator[Chunk]:
@@ -365,10 +404,41 @@ def _iterate(request: Request) -> Iterator[Chunk]:
         request.cancel()
 
 
-def _outcome(item: Request | Gpt2jaError) -> list[GenerationResult] | Gpt2jaError:
-    if isinstance(item, Gpt2jaError):
-        return item
-    try:
-        return item.result()
-    except Gpt2jaError as error:
+def _raised(found: Outcome, index: int, prompts: Prompts) -> list[GenerationResult]:
+    if isinstance(found, Gpt2jaError):
+        raise _at(found, index, prompts)
+    return found
+
+
+def _at(error: Gpt2jaError, index: int, prompts: Prompts) -> Gpt2jaError:
+    """An error that says which of several prompts it is of."""
+    if isinstance(prompts, str) or len(prompts) == 1:
         return error
+    told = type(error)(f"prompt {index}: {error}")
+    told.__cause__ = error
+    return told
+
+
+def _scores(given: list[Prompt], job: ScoringJob) -> list[Score]:
+    if job.error is not None:
+        raise job.error
+    return [
+        Score(
+            text=text if isinstance(text, str) else "",
+            tokens=len(ids),
+            # Rounded once, so that a sum does not depend on how the text was cut.
+            logprob=(total := math.fsum(logprobs)),
+            perplexity=perplexity(total, len(ids)),
+            token_ids=list(ids),
+            token_logprobs=[None if i == 0 else float(p) for i, p in enumerate(logprobs)],
+        )
+        for text, ids, logprobs in zip(given, job.texts, job.logprobs, strict=True)
+    ]
+
+
+def perplexity(logprob: float, tokens: int) -> float | None:
+    """Exp of the mean negative log-probability of the tokens that were scored."""
+    if tokens < 2:
+        return None
+    mean = -logprob / (tokens - 1)
+    return math.exp(mean) if mean < 700 else math.inf

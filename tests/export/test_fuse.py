@@ -15,7 +15,7 @@ from gpt2ja_export import optimum_export
 from gpt2ja_export.fuse import fuse
 from gpt2ja_export.verify import verify
 from gpt2ja_onnx.bundle.manifest import ModelShape
-from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import ExportError
 from tests.tolerances import LOGITS
 
@@ -59,7 +59,7 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
         return logits
 
     manifest: Any = SimpleNamespace(shape=shape, graph="fused", precision="fp32", device="cpu")
-    session = Session(directory, manifest, threads=1)
+    session = CpuSession(directory, manifest, threads=1)
     found = verify(session, reference, np.random.default_rng(0).integers(0, VOCABULARY, 7))
     assert found.max_logit_difference <= LOGITS["fp32"]
     assert found.cached_difference <= LOGITS["fp32"]

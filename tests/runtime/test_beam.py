@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.engine.beam_group import BeamGroup
+from gpt2ja_onnx.device.base import HostLogits, Scores
+from gpt2ja_onnx.engine.beams import Beams
 from gpt2ja_onnx.sampling.beam_search import BeamSearch
-from gpt2ja_onnx.sampling.sampler import SamplerState, random_stream
-from tests.runtime.test_engine import TOKENIZER, make_request
+from gpt2ja_onnx.sampling.state import SamplerState, random_stream
+from tests.fakes import make_group
 
 EOS = 0
 
@@ -21,7 +22,7 @@ def make_search(max_length: int, seed: int = 0, **settings: Any) -> tuple[BeamSe
     """A search after a prompt of one token, and the states of its beams."""
     config = GenerationConfig(**settings)
     states = [
-        SamplerState(config, EOS, random_stream(seed, 0), np.array([1]), prompt_length=1)
+        SamplerState(config, (EOS,), random_stream(seed, 0), np.array([1]), 1, max_length)
         for _ in range(config.num_beams)
     ]
     return BeamSearch(states, max_length), states
@@ -31,7 +32,8 @@ def advance(search: BeamSearch, states: list[Any], table: Any) -> list[Any]:
     """A step of a model whose scores depend on the last token."""
     logits = np.stack([table[state.history[-1]] for state in states])
     order = np.argsort(-logits, axis=1, kind="stable")
-    return search.advance(np.take_along_axis(logits, order, axis=1), order, logits)
+    candidates = np.take_along_axis(logits, order, axis=1)
+    return search.advance(Scores(candidates, order, HostLogits(logits)))
 
 
 def log_softmax(table: Any) -> Any:
@@ -149,19 +151,20 @@ def test_no_beam_goes_on_beyond_a_stop_string() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         pairs = rng.integers(0, 12, (25, 2)).tolist()
-        request = make_request(
+        group = make_group(
             [1], num_beams=4, num_return_sequences=4, max_new_tokens=12, early_stopping="never",
-            stop=[TOKENIZER.piece_text(pair) for pair in pairs],
+            stop=[f"{chr(97 + one)}{chr(97 + two)}" for one, two in pairs],
         )  # fmt: skip
-        group = BeamGroup(request)
+        beams = Beams(group)
         for _ in range(12):
-            if request.done:
+            if group.done:
                 break
             logits = rng.normal(scale=2, size=(4, 12)).astype(np.float32)
             order = np.argsort(-logits, axis=1)
-            group.advance(np.take_along_axis(logits, order, axis=1), order, logits)
-        assert request.done
-        for result in request.result():
-            found = [list(pair) in pairs for pair in itertools.pairwise(result.token_ids)]
+            candidates = np.take_along_axis(logits, order, axis=1)
+            beams.advance(Scores(candidates, order, HostLogits(logits)))
+        assert group.done
+        for sequence in group.finished.values():
+            found = [list(pair) in pairs for pair in itertools.pairwise(sequence.token_ids)]
             assert not any(found[:-1])
-            assert (result.finish_reason == "stop") == found[-1]
+            assert (sequence.finish_reason == "stop") == found[-1]

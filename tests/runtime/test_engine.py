@@ -2,109 +2,47 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.bundle.manifest import ModelShape
+from gpt2ja_onnx.device.cpu.cache import CpuCache
 from gpt2ja_onnx.engine.engine import Engine
-from gpt2ja_onnx.engine.request import Request
+from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.errors import GenerationError, RequestTimeoutError
-
-CURSED = 11  # a prompt that begins with it has broken scores at every seventh position
-SHAPE = ModelShape(layers=1, width=8, heads=1, context=96, vocab_size=12, candidates=12)
-
-
-class FakePlan:
-    """Writes each token into the cache and answers with scores that depend on all cached ones."""
-
-    def __init__(self, session: FakeSession, rows: int, new: int, caches: list[Any]) -> None:
-        self.session = session
-        self.caches = caches
-        self.input_ids = np.zeros((rows, new), dtype=np.int64)
-        self.position_ids = np.zeros((rows, new), dtype=np.int64)
-        self.logit_positions = np.zeros((rows, 1), dtype=np.int64)
-        self.lengths = np.zeros(rows, dtype=np.int32)
-        self.logits = np.zeros((rows, 1, SHAPE.vocab_size), dtype=np.float32)
-
-    def run(self) -> None:
-        if self.session.broken:
-            raise MemoryError("no memory left")
-        for row, length in enumerate(self.lengths):
-            start = self.position_ids[row, 0]
-            new = self.input_ids[row, : length - start]
-            self.caches[0][row, 0, start:length, 0] = new
-            seen = self.caches[0][row, 0, :length, 0]
-            weights = np.arange(1, length + 1)
-            best = int((seen * weights).sum()) % SHAPE.vocab_size
-            self.logits[row, 0] = -np.abs(np.arange(SHAPE.vocab_size) - best)
-            if seen[0] == CURSED and length % 7 == 0:
-                self.logits[row, 0, 3] = np.nan
-        order = np.lexsort((np.broadcast_to(np.arange(12), self.logits.shape), -self.logits))
-        self.candidate_ids = order
-        self.candidate_scores = np.take_along_axis(self.logits, order, axis=2)
-
-
-class FakeSession:
-    shape = SHAPE
-    prompt_tokens = 40
-    call_tokens = 100
-    broken = False
-
-    def plan(self, rows: int, new: int, positions: int, caches: list[Any]) -> FakePlan:
-        return FakePlan(self, rows, new, caches)
-
-
-TOKENIZER = SimpleNamespace(
-    piece_text=lambda ids: "".join(chr(97 + i) for i in ids),
-    token_text=lambda token: chr(97 + token),
+from gpt2ja_onnx.settings.keywords import Settings
+from tests.fakes import (
+    CURSED,
+    FakeSession,
+    expected_ids,
+    make_group,
+    run,
+    searched,
+    token_ids,
 )
 
 
-def expected_ids(prompt: list[int], count: int) -> list[int]:
-    """What the fake model says greedily after a prompt."""
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int((np.array(ids) * np.arange(1, len(ids) + 1)).sum()) % SHAPE.vocab_size)
-    return ids[len(prompt) :]
-
-
-def searched(prompt: list[int], **settings: Any) -> list[list[int]]:
-    """What the fake model's beams find when they are alone."""
-    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
-    request = make_request(prompt, **settings)
-    engine.add(request)
-    while not engine.idle:
-        engine.step()
-    return [result.token_ids for result in request.result()]
-
-
-def make_request(prompt: list[int], **settings: Any) -> Request:
-    return Request(
-        prompt="", prompt_index=0, prompt_ids=np.array(prompt, dtype=np.int64),
-        config=GenerationConfig(**settings), tokenizer=TOKENIZER, eos=None, context=SHAPE.context,
-    )  # fmt: skip
+def keys(engine: Engine) -> np.ndarray:
+    cache = engine.batch.cache
+    assert isinstance(cache, CpuCache)
+    return cache.parts[0]
 
 
 class Scheduling(RuleBasedStateMachine):
-    """Rows belong to one request each, requests end once, and their tokens are their own.
+    """Rows belong to one group each, groups end once, and their tokens are their own.
 
-    Requests finish, are cancelled, run out of time, fail by themselves, or fail with the engine.
+    Groups finish, are cancelled, run out of time, fail by themselves, or fail with the engine.
     """
 
-    @initialize(rows=st.integers(1, 5), memory=st.sampled_from([None, 12_000]))
+    @initialize(rows=st.integers(1, 5), memory=st.sampled_from([None, 18_000]))
     def start(self, rows: int, memory: int | None) -> None:
         self.session = FakeSession()
         self.memory = memory
-        self.engine = Engine(self.session, max_rows=rows, max_memory=memory)  # type: ignore[arg-type]
-        self.requests: list[Request] = []
-        self.searched: dict[int, list[list[int]]] = {}
+        self.engine = Engine(self.session, max_rows=rows, max_memory=memory)
+        self.groups: list[SequenceGroup] = []
+        self.searched: dict[SequenceGroup, list[list[int]]] = {}
 
     @rule(
         prompt=st.lists(st.integers(0, 10), min_size=1, max_size=40),
@@ -113,9 +51,9 @@ class Scheduling(RuleBasedStateMachine):
         sequences=st.integers(1, 4),
     )
     def submit(self, prompt: list[int], start: list[int], new: int, sequences: int) -> None:
-        request = make_request(start + prompt, max_new_tokens=new, num_return_sequences=sequences)
-        self.requests.append(request)
-        self.engine.add(request)
+        group = make_group(start + prompt, max_new_tokens=new, num_return_sequences=sequences)
+        self.groups.append(group)
+        self.engine.add(group)
 
     @rule(
         prompt=st.lists(st.integers(0, 10), min_size=1, max_size=40),
@@ -124,22 +62,24 @@ class Scheduling(RuleBasedStateMachine):
         draw=st.booleans(),
     )
     def search(self, prompt: list[int], new: int, beams: int, draw: bool) -> None:
-        settings = {"max_new_tokens": new, "num_beams": beams, "num_return_sequences": 2}
-        settings |= {"do_sample": draw, "seed": 1, "top_k": 0}
-        request = make_request(prompt, **settings)
-        self.searched[id(request)] = searched(prompt, **settings)
-        self.requests.append(request)
-        self.engine.add(request)
+        chosen = Settings(
+            max_new_tokens=new, num_beams=beams, num_return_sequences=2, do_sample=draw, seed=1,
+            top_k=0,
+        )  # fmt: skip
+        group = make_group(prompt, **chosen)
+        self.searched[group] = searched(prompt, **chosen)
+        self.groups.append(group)
+        self.engine.add(group)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        if self.requests:
-            data.draw(st.sampled_from(self.requests)).cancel()
+        if self.groups:
+            data.draw(st.sampled_from(self.groups)).cancelled = True
 
     @rule(data=st.data())
     def time_out(self, data: st.DataObject) -> None:
-        if self.requests:
-            data.draw(st.sampled_from(self.requests)).deadline = 0.0
+        if self.groups:
+            data.draw(st.sampled_from(self.groups)).deadline = 0.0
 
     @rule(steps=st.integers(1, 20))
     def step(self, steps: int) -> None:
@@ -156,51 +96,49 @@ class Scheduling(RuleBasedStateMachine):
         self.session.broken = False
 
     @invariant()
-    def rows_and_requests_are_consistent(self) -> None:
+    def rows_and_groups_are_consistent(self) -> None:
         if not hasattr(self, "engine"):
             return
-        running, waiting = self.engine.running, list(self.engine.waiting)
-        assert len({id(s) for s in running + waiting}) == len(running) + len(waiting)
-        assert len(running) <= self.engine.max_rows
-        assert self.memory is None or self.engine._cache.buffer.nbytes <= self.memory
+        running, waiting = self.engine.batch.running, self.engine.scheduler.waiting
+        assert len(set(map(id, running))) == len(running)
+        assert len(set(map(id, waiting))) == len(waiting)
+        assert len(running) <= self.engine.scheduler.max_rows
+        assert self.memory is None or self.engine.batch.cache.nbytes <= self.memory
         for row, sequence in enumerate(running):
-            assert not sequence.request.done
-            assert sequence.finish_reason is None
-            cached = self.engine._cache.buffer[0, row, 0, : sequence.length - 1, 0]
+            assert not sequence.ended
+            cached = keys(self.engine)[row, 0, : sequence.length - 1, 0]
             np.testing.assert_array_equal(cached, sequence.state.history[:-1])
-        # A sequence that waits may belong to a request that has failed, until it is looked at.
-        live = {id(s.request) for s in running + waiting if not s.request.done}
-        for request in self.requests:
-            assert request.done == (id(request) not in live)
-            for index, result in request.results.items():
-                if id(request) in self.searched:
-                    assert result.token_ids == self.searched[id(request)][index]
+        # A group that waits may have failed, until it is looked at.
+        live = {id(s.group) for s in running} | {id(g) for g in waiting if not g.done}
+        for group in self.groups:
+            units = {s.index if s.search is None else 0 for s in running if s.group is group}
+            assert group.running == len(units)
+            assert group.done == (id(group) not in live)
+            for index, sequence in group.finished.items():
+                if group in self.searched:
+                    assert sequence.token_ids == self.searched[group][index]
                     continue
-                prompt = request.prompt_ids.tolist()
-                assert result.token_ids == expected_ids(prompt, len(result.token_ids))
+                prompt = group.prompt_ids.tolist()
+                assert sequence.token_ids == expected_ids(prompt, len(sequence.token_ids))
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
             return
-        for _ in range(5000):
-            if self.engine.idle:
-                break
-            self.engine.step()
-        assert self.engine.idle
-        for request in self.requests:
-            assert request.done
-            ends = []
-            while not request._events.empty():
-                ends.append(request._events.get())
-            assert ends.count(None) == 1
-            if request.error is None:
-                assert len(request.results) == request.config.num_return_sequences
-            first, last = len(request.prompt_ids), request.max_length
-            broken = request.prompt_ids[0] == CURSED and any(
+        run(self.engine, [])
+        for group in self.groups:
+            assert group.done
+            ended = 0
+            while (chunk := group.channel.get()) is not None:
+                ended += chunk.finish_reason is not None
+            assert ended == len(group.finished)
+            if group.error is None:
+                assert ended == group.config.num_return_sequences
+            first, last = len(group.prompt_ids), group.max_length
+            broken = group.prompt_ids[0] == CURSED and any(
                 length % 7 == 0 for length in range(first, last)
             )
-            assert broken or "NaN" not in str(request.error)
-            assert not broken or request.error is not None
+            assert broken or "NaN" not in str(group.error)
+            assert not broken or group.error is not None
 
 
 TestScheduling = Scheduling.TestCase
@@ -208,21 +146,19 @@ TestScheduling.settings = settings(max_examples=60, stateful_step_count=30, dead
 
 
 def test_ten_thousand_requests_leave_nothing_behind() -> None:
-    engine = Engine(FakeSession(), max_rows=8)  # type: ignore[arg-type]
-    for index in range(10_000):
-        engine.add(make_request([index % 12, 3], max_new_tokens=1 + index % 3))
-    while not engine.idle:
-        engine.step()
-    assert engine._cache.buffer.shape[1:4] == (8, 1, 64)
-    assert len(engine._decode_plans) <= 8
+    engine = Engine(FakeSession(), max_rows=8)
+    groups = [make_group([i % 12, 3], max_new_tokens=1 + i % 3) for i in range(10_000)]
+    run(engine, groups, steps=50_000)
+    assert keys(engine).shape[:3] == (8, 1, 64)
+    engine.trim()
+    assert engine.batch.cache.nbytes == 0
 
 
 def test_finished_rows_cost_nothing() -> None:
     """Static batches of 4 would take 8 + 8 steps; freed places bring it to the sum over 4 rows."""
-    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
-    requests = [make_request([i], max_new_tokens=n) for i, n in enumerate([8, 2, 2, 2, 2, 2, 2, 8])]
-    for request in requests:
-        engine.add(request)
+    engine = Engine(FakeSession(), max_rows=4)
+    for index, count in enumerate([8, 2, 2, 2, 2, 2, 2, 8]):
+        engine.add(make_group([index], max_new_tokens=count))
     steps = 0
     while not engine.idle:
         engine.step()
@@ -230,83 +166,211 @@ def test_finished_rows_cost_nothing() -> None:
     assert steps <= 10
 
 
-def test_free_rows_are_given_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_rows_are_given_away_together() -> None:
     """Of 16 rows two at a time, but where fewer wait, or none had to, one at once."""
     session = FakeSession()
-    engine = Engine(session, max_rows=16)  # type: ignore[arg-type]
-    prompts: list[int] = []  # rows of every call that computes some
-    plan = session.plan
-
-    def counting(rows: int, new: int, positions: int, caches: list[Any]) -> FakePlan:
-        if new > 1:
-            prompts.append(rows)
-        return plan(rows, new, positions, caches)
-
-    monkeypatch.setattr(session, "plan", counting)
+    engine = Engine(session, max_rows=16)
     lengths = [*range(4, 20), *[30] * 5]
     for index, length in enumerate(lengths):
-        engine.add(make_request([index % CURSED, 3], max_new_tokens=length))
+        engine.add(make_group([index % CURSED, 3], max_new_tokens=length))
     while not engine.idle:
         engine.step()
-        if len(prompts) == 4 and len(engine.running) < 10:
-            engine.add(make_request([5, 3], max_new_tokens=2))
+        if len(session.planned) == 4 and len(engine.batch) < 10:
+            engine.add(make_group([5, 3], max_new_tokens=2))
             engine.step()
-            assert len(prompts) == 5
-    assert prompts == [16, 2, 2, 1, 1]
+            assert len(session.planned) == 5
+    assert [rows for rows, _ in session.planned] == [16, 2, 2, 1, 1]
 
 
 def test_a_free_row_is_given_away_before_long() -> None:
-    engine = Engine(FakeSession(), max_rows=16)  # type: ignore[arg-type]
+    engine = Engine(FakeSession(), max_rows=16)
     for length in [4, *[60] * 15, *[60] * 3]:
-        engine.add(make_request([1, 3], max_new_tokens=length))
+        engine.add(make_group([1, 3], max_new_tokens=length))
     full = []
     for _ in range(12):
         engine.step()
-        full.append(len(engine.running) == 16)
+        full.append(len(engine.batch) == 16)
     assert full == [*[True] * 2, *[False] * 4, *[True] * 6]  # it ended in the third step
 
 
 def test_short_requests_take_the_memory_that_a_long_one_leaves() -> None:
-    memory = 4 * 64 * 64  # bytes; 64 a position: four rows of 64 positions, or two of 96
-    engine = Engine(FakeSession(), max_rows=8, max_memory=memory)  # type: ignore[arg-type]
+    # Four rows of 64 positions, or two of 96; 64 bytes a position, and a half for moving.
+    memory = 4 * 64 * 64 * 3 // 2
+    engine = Engine(FakeSession(), max_rows=8, max_memory=memory)
     prompts = [[row % CURSED, 3] for row in range(20)]
-    requests = [make_request(prompt, max_new_tokens=10) for prompt in prompts]
-    engine.add(make_request([1, 2, 3], max_new_tokens=70))
-    for request in requests:
-        engine.add(request)
+    groups = [make_group(prompt, max_new_tokens=10) for prompt in prompts]
+    engine.add(make_group([1, 2, 3], max_new_tokens=70))
+    for group in groups:
+        engine.add(group)
     most = 0
     while not engine.idle:
         engine.step()
-        assert engine._cache.buffer.nbytes <= memory
-        most = max(most, len(engine.running))
+        assert engine.batch.cache.nbytes <= memory
+        most = max(most, len(engine.batch))
     assert most == 4
-    for request, prompt in zip(requests, prompts, strict=True):
-        assert request.result()[0].token_ids == expected_ids(prompt, 10)
+    for group, prompt in zip(groups, prompts, strict=True):
+        assert token_ids(group) == [expected_ids(prompt, 10)]
 
 
 @pytest.mark.parametrize("length", [95, 96])
 def test_the_last_positions_of_the_context(length: int) -> None:
-    engine = Engine(FakeSession(), max_rows=2)  # type: ignore[arg-type]
-    request = make_request([1] * length, max_new_tokens=5)
-    engine.add(request)
-    while not engine.idle:
-        engine.step()
-    (result,) = request.result()
-    assert (result.finish_reason, result.completion_tokens) == ("context", 96 - length)
+    group = make_group([1] * length, max_new_tokens=5)
+    run(Engine(FakeSession(), max_rows=2), [group])
+    (sequence,) = group.finished.values()
+    assert (sequence.finish_reason, len(sequence.token_ids)) == ("context", 96 - length)
 
 
-@pytest.mark.parametrize("settings", [{"num_return_sequences": 3}, {"num_beams": 3}])
+@pytest.mark.parametrize("chosen", [{"num_return_sequences": 3}, {"num_beams": 3}])
 def test_a_request_that_runs_out_of_time_while_it_is_admitted(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, chosen: Settings
 ) -> None:
-    slow, other = make_request([1, 2], **settings), make_request([1, 2, 3])
-    # Three looks while it waits; the third sequence's turn comes when two have rows.
-    looks = iter([*[None] * 5, RequestTimeoutError("late")])
-    monkeypatch.setattr(Request, "overdue", lambda self: next(looks) if self is slow else None)
-    engine = Engine(FakeSession(), max_rows=4)  # type: ignore[arg-type]
-    engine.add(slow)
-    engine.add(other)
-    while not engine.idle:
-        engine.step()
+    slow, other = make_group([1, 2], **chosen), make_group([1, 2, 3])
+    looks = iter(range(100))
+    fail_if_overdue = SequenceGroup.fail_if_overdue
+
+    def late(group: SequenceGroup) -> None:
+        if group is slow and next(looks) == 2:
+            group.fail(RequestTimeoutError("late"))
+        fail_if_overdue(group)
+
+    monkeypatch.setattr(SequenceGroup, "fail_if_overdue", late)
+    run(Engine(FakeSession(), max_rows=4), [slow, other])
     assert isinstance(slow.error, RequestTimeoutError)
-    assert other.result()[0].token_ids == expected_ids([1, 2, 3], 20)
+    assert token_ids(other) == [expected_ids([1, 2, 3], 20)]
+
+
+# --- fairness ---
+
+
+def steps_until_done(engine: Engine, group: SequenceGroup) -> int:
+    for step in range(1, 10_000):
+        engine.step()
+        if group.done:
+            return step
+    raise AssertionError("never done")
+
+
+def test_a_narrow_request_does_not_wait_for_a_wide_one() -> None:
+    engine = Engine(FakeSession(), max_rows=8)
+    engine.add(make_group([1, 2], max_new_tokens=20, num_return_sequences=600))
+    for _ in range(5):
+        engine.step()
+    narrow = make_group([3, 4], max_new_tokens=1)
+    engine.add(narrow)
+    assert steps_until_done(engine, narrow) <= 24  # until one of the wide one's rows is free
+
+
+def test_two_wide_requests_share_the_rows() -> None:
+    engine = Engine(FakeSession(), max_rows=8)
+    wide = [make_group([i, 2], max_new_tokens=8 + i, num_return_sequences=100) for i in range(2)]
+    for group in wide:
+        engine.add(group)
+    for _ in range(60):
+        engine.step()
+    assert abs(wide[0].running - wide[1].running) <= 1
+
+
+def test_a_search_is_not_starved_by_narrow_requests() -> None:
+    """It needs four rows at once, while a new narrow request comes in every step."""
+    engine = Engine(FakeSession(), max_rows=4)
+    for index in range(4):
+        engine.add(make_group([index, 1], max_new_tokens=5 + index))
+    engine.step()
+    search = make_group([7, 8], num_beams=4, max_new_tokens=5)
+    engine.add(search)
+    for step in range(200):
+        engine.add(make_group([step % CURSED, 2], max_new_tokens=5))
+        engine.step()
+        if search.done:
+            break
+    # Passed by four times at most, then until the rows are free: three lengths of a text or so.
+    assert step <= 25
+    assert search.error is None
+
+
+def test_narrow_requests_pass_a_search_that_has_to_wait() -> None:
+    engine = Engine(FakeSession(), max_rows=4)
+    engine.add(make_group([1, 1], max_new_tokens=60))
+    engine.step()
+    engine.add(make_group([7, 8], num_beams=4, max_new_tokens=5))
+    narrow = make_group([2, 3], max_new_tokens=2)
+    engine.add(narrow)
+    assert steps_until_done(engine, narrow) <= 4
+
+
+def test_memory_comes_back_when_long_requests_are_over() -> None:
+    engine = Engine(FakeSession(), max_rows=4)
+    run(engine, [make_group([i, 2], max_new_tokens=90) for i in range(4)])
+    long = engine.batch.cache.nbytes
+    run(engine, [make_group([i % CURSED, 2], max_new_tokens=4) for i in range(1500)])
+    assert engine.batch.cache.nbytes < long
+    assert keys(engine).shape[2] == 64
+
+
+def test_sequences_that_wait_take_no_memory_of_their_length() -> None:
+    import tracemalloc
+
+    engine = Engine(FakeSession(), max_rows=2)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    engine.add(make_group([1, 2], max_new_tokens=90, num_return_sequences=4096))
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken < 4096 * 90  # a byte a token; ids alone would take eight
+
+
+# --- one row's work never reaches another ---
+
+
+def failing(history: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    raise ZeroDivisionError("by zero")
+
+
+@pytest.mark.parametrize("extra", [{}, {"num_beams": 2}])
+def test_a_callable_that_fails_ends_its_request_alone(extra: Settings) -> None:
+    groups = [
+        make_group([1, 2], max_new_tokens=5),
+        make_group([3, 4], max_new_tokens=5, logits_processors=[failing], **extra),
+        make_group([5, 6], max_new_tokens=5, do_sample=True, seed=3),
+    ]
+    run(Engine(FakeSession(), max_rows=8), groups)
+    assert token_ids(groups[0]) == [expected_ids([1, 2], 5)]
+    assert len(token_ids(groups[2])[0]) == 5
+    with pytest.raises(GenerationError, match="logits processor failing failed: by zero"):
+        token_ids(groups[1])
+
+
+def test_a_text_that_cannot_be_spelled_ends_its_request_alone() -> None:
+    class Broken:
+        def token_text(self, token: int) -> str:
+            raise KeyError(token)
+
+    groups = [make_group([1, 2], max_new_tokens=5), make_group([3, 4], max_new_tokens=5)]
+    groups[1].tokenizer = Broken()
+    run(Engine(FakeSession(), max_rows=8), groups)
+    assert token_ids(groups[0]) == [expected_ids([1, 2], 5)]
+    with pytest.raises(GenerationError, match="the request failed"):
+        token_ids(groups[1])
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        Settings(top_k=2**31 - 1, do_sample=True),
+        Settings(temperature=1e-45, do_sample=True, top_k=0),
+        Settings(temperature=1e30, do_sample=True),
+        Settings(repetition_penalty=1e30),
+        Settings(repetition_penalty=1e-45),
+        Settings(no_repeat_ngram_size=2**31 - 1),
+        Settings(max_new_tokens=2**31 - 1),
+        Settings(exponential_decay_length_penalty=(0, 1e3), eos_token_id=5),
+        Settings(length_penalty=-50, num_beams=3),
+        Settings(eta_cutoff=1e-300, epsilon_cutoff=1e-300, do_sample=True),
+        Settings(typical_p=1e-300, min_p=1.0, top_p=1e-300, do_sample=True),
+    ],
+)
+def test_no_setting_that_is_taken_reaches_other_requests(extreme: Settings) -> None:
+    groups = [make_group([1, 2], max_new_tokens=9), make_group([3, 4], **extreme)]
+    run(Engine(FakeSession(), max_rows=8), groups)
+    assert token_ids(groups[0]) == [expected_ids([1, 2], 9)]
+    assert len(token_ids(groups[1])) == 1

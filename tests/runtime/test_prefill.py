@@ -8,57 +8,59 @@ import numpy as np
 import pytest
 
 from gpt2ja_onnx import GenerationConfig
-from gpt2ja_onnx.engine.engine import Engine
-from gpt2ja_onnx.engine.prefill import pieces
-from gpt2ja_onnx.engine.request import Request
+from gpt2ja_onnx.engine.batch import Batch
+from gpt2ja_onnx.engine.group import SequenceGroup
+from gpt2ja_onnx.engine.prefill import Prefill, pieces
+from gpt2ja_onnx.engine.sequence import Sequence
 from tests.conftest import CONTEXT, VOCABULARY
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpt2ja_onnx import GPT2Ja
-    from gpt2ja_onnx.device.logits import Logits
+    from gpt2ja_onnx.device.cpu.session import CpuSession
 
 BLOCK = 64  # positions that flash attention would compute at a time
 IDS = np.random.default_rng(0).integers(6, VOCABULARY, CONTEXT)
 
 
-def computed(model: GPT2Ja, *prompts: np.ndarray) -> list[Logits]:
-    """Scores after prompts that enter an engine together."""
-    engine = Engine(model._session, max_rows=len(prompts))
-    config = GenerationConfig(max_new_tokens=3)
-    requests = [
-        Request("", 0, ids, config, model.tokenizer, None, CONTEXT) for ids in prompts
-    ]  # fmt: skip
-    for request in requests:
-        engine.add(request)
-    engine.step()
-    assert all(request.first_choice is not None for request in requests)
-    return [request.first_choice[2] for request in requests if request.first_choice]
+def computed(session: CpuSession, *prompts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """All scores after prompts that are computed together."""
+    batch = Batch(session.new_cache())
+    batch.cache.reserve(len(prompts), CONTEXT, 0)
+    for ids in prompts:
+        group = SequenceGroup(
+            ids, GenerationConfig(max_new_tokens=3), eos=(), context=CONTEXT, tokenizer=None
+        )
+        batch.enter([Sequence(group, 0)])
+    scores = Prefill(session, batch)(batch.running)
+    return [scores.logits.row(row) for row in range(len(prompts))]
 
 
 @pytest.mark.parametrize("length", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
-def test_alone_and_among_longer_prompts(model: GPT2Ja, length: int) -> None:
-    (alone,) = computed(model, IDS[:length])
-    among, *_ = computed(model, IDS[:length], IDS[::-1][: CONTEXT - 4])
+def test_alone_and_among_longer_prompts(session: CpuSession, length: int) -> None:
+    (alone,) = computed(session, IDS[:length])
+    among, *_ = computed(session, IDS[:length], IDS[::-1][: CONTEXT - 4])
     np.testing.assert_array_equal(alone, among)
 
 
 @pytest.mark.parametrize("rest", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2])
-def test_at_once_and_behind_a_shared_prefix(model: GPT2Ja, rest: int) -> None:
+def test_at_once_and_behind_a_shared_prefix(session: CpuSession, rest: int) -> None:
     prompt = IDS[: 24 + rest]
-    (alone,) = computed(model, prompt)
-    _, behind = computed(model, np.append(IDS[:24], (prompt[24] + 1) % VOCABULARY), prompt)
+    (alone,) = computed(session, prompt)
+    _, behind = computed(session, np.append(IDS[:24], (prompt[24] + 1) % VOCABULARY), prompt)
     np.testing.assert_array_equal(alone, behind)
 
 
 @pytest.mark.parametrize("size", [16, 24, 40, BLOCK])
 def test_at_once_and_piece_by_piece(
-    model: GPT2Ja, monkeypatch: pytest.MonkeyPatch, size: int
+    session: CpuSession, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     for length in (size + 1, min(2 * size, CONTEXT - 4), CONTEXT - 3):
         monkeypatch.undo()
-        (whole,) = computed(model, IDS[:length])
-        monkeypatch.setattr(model._session, "prompt_tokens", size)
-        found, *_ = computed(model, IDS[:length], IDS[::-1][:length], IDS[:9])
+        (whole,) = computed(session, IDS[:length])
+        monkeypatch.setattr(session, "prompt_tokens", size)
+        found, *_ = computed(session, IDS[:length], IDS[::-1][:length], IDS[:9])
         np.testing.assert_array_equal(found, whole)
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gpt2ja_onnx.text.stream import TextStream
+from gpt2ja_onnx.text.stream import TextStream, whole_text
 from gpt2ja_onnx.text.tokenizer import Tokenizer
+from tests.fakes import Letters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,19 +39,8 @@ def test_lone_surrogates_are_unknown_characters(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("朝\ud800") == tokenizer.encode("朝?")
 
 
-class Letters:
-    """A tokenizer whose token n is the n-th letter, and 100 + n the byte n."""
-
-    def piece_text(self, ids: list[int]) -> str:
-        raw = bytes(i - 100 for i in ids if i >= 100)
-        return raw.decode("utf-8", "replace") + "".join(chr(97 + i) for i in ids if i < 100)
-
-    def token_text(self, token: int) -> str | None:
-        return None if token >= 100 else chr(97 + token)
-
-
 def pushed(text: str, stop: tuple[str, ...]) -> tuple[list[str], TextStream]:
-    stream = TextStream(Letters(), stop)  # type: ignore[arg-type]
+    stream = TextStream(Letters(), stop)
     chunks = [stream.push(ord(letter) - 97) for letter in text]
     return [*chunks, stream.finish()], stream
 
@@ -87,7 +77,57 @@ def test_nothing_is_held_longer_than_needed(
 
 
 def test_bytes_are_held_until_their_character_is_whole() -> None:
-    stream = TextStream(Letters())  # type: ignore[arg-type]
+    stream = TextStream(Letters())
     spelled = [100 + byte for byte in "あ".encode()]
     assert [stream.push(token) for token in [*spelled, 1]] == ["", "", "あ", "b"]
     assert [stream.push(spelled[0]), stream.finish()] == ["", "\ufffd"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 25), st.integers(100, 355)), max_size=20), st.data())
+def test_any_bytes_stream_to_what_they_decode_to_whole(ids: list[int], data: st.DataObject) -> None:
+    stream = TextStream(Letters())
+    chunks = [stream.push(token) for token in ids]
+    if ids and data.draw(st.booleans()):
+        stream = stream.fork()
+    chunks.append(stream.finish())
+    assert "".join(chunks) == whole_text(Letters(), ids)
+    raw = b"".join(
+        text if isinstance(text, bytes) else text.encode()
+        for text in map(Letters().token_text, ids)
+    )
+    assert "".join(chunks) == raw.decode("utf-8", errors="replace")
+
+
+def test_a_broken_byte_swallows_nothing_behind_it() -> None:
+    stream = TextStream(Letters())
+    ids = [100 + byte for byte in b"\xe3" + "😀".encode()]
+    text = "".join(stream.push(token) for token in ids) + stream.finish()
+    assert text == "\ufffd😀"
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("）", ")"),
+        ("ＡＢＣ", "ABC"),
+        ("ｶﾞ", "ガ"),
+        ("。", "。"),
+        (" 。", " 。"),
+        ("　", " "),
+        ("\n", " "),
+    ],
+)
+def test_stop_strings_are_normalised_as_texts_are(
+    tokenizer: Tokenizer, text: str, normal: str
+) -> None:
+    assert tokenizer.normalize(text) == normal
+
+
+def test_a_special_token_in_a_text_is_spelled_out(
+    tokenizer: Tokenizer, tokenizer_dir: Path
+) -> None:
+    """Where transformers' slow tokenizer reads a control token: text never controls the model."""
+    text = "朝の</s>市場"
+    assert 3 not in tokenizer.encode(text)
+    assert 3 in AutoTokenizer.from_pretrained(tokenizer_dir).encode(text)

@@ -22,6 +22,13 @@ def demo_bundle() -> Path:
     return _find("bundle")
 
 
+def find_bundle(directory: str | Path | None) -> Path:
+    """The directory of a bundle: the demo's for None, and for ``demo`` if there is no such file."""
+    if directory is None or (str(directory) == "demo" and not Path("demo").exists()):
+        return demo_bundle()
+    return Path(directory)
+
+
 def demo_checkpoint() -> Path:
     """The directory of the demo checkpoint, in the Hugging Face layout."""
     return _find("checkpoint")

@@ -18,14 +18,14 @@ from gpt2ja_onnx.cli.common import (
     to_json,
 )
 from gpt2ja_onnx.errors import Gpt2jaError, PromptError
-from gpt2ja_onnx.settings import GenerationConfig
+from gpt2ja_onnx.settings.config import GenerationConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from gpt2ja_onnx.engine.request import GenerationResult
     from gpt2ja_onnx.model import GPT2Ja
+    from gpt2ja_onnx.results import GenerationResult
 
     Item = tuple[str, GenerationConfig] | Gpt2jaError
 

@@ -10,13 +10,15 @@ import warnings
 from typing import TYPE_CHECKING, Literal, get_args
 
 from gpt2ja_onnx.bundle.manifest import Device, Manifest
-from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.device.cuda.driver import driver_problem
 from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.errors import ProviderError, SettingError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gpt2ja_onnx.device.base import Session
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 _PROVIDER = "CUDAExecutionProvider"
@@ -29,7 +31,7 @@ def open_session(
     threads: int,
     device: DeviceChoice = "auto",
     cuda_graphs: bool = True,
-) -> Session:
+) -> tuple[Device, Session]:
     """Load a bundle's graph.
 
     Args:
@@ -38,6 +40,9 @@ def open_session(
         threads: Threads of one operator on the CPU.
         device: ``auto`` takes the GPU for a bundle that is made for one, if it can be used.
         cuda_graphs: Replay decoding from captured CUDA graphs.
+
+    Returns:
+        The device, and the session on it.
 
     Raises:
         SettingError: There is no such device.
@@ -52,10 +57,10 @@ def open_session(
     if (obstacle := found[device]) is not None:
         raise ProviderError(f"{directory}: cannot run on {device}: {obstacle}")
     if device == "cpu":
-        return Session(directory, manifest, threads=threads)
+        return device, CpuSession(directory, manifest, threads=threads)
     from gpt2ja_onnx.device.cuda.session import CudaSession
 
-    return CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
+    return device, CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
 
 
 def obstacles(manifest: Manifest) -> dict[Device, str | None]:

@@ -12,4 +12,9 @@ except ModuleNotFoundError as error:
         "CUDA; the two exclude each other"
     ) from error
 
-__all__ = ["ort"]
+__all__ = ["first_line", "ort"]
+
+
+def first_line(error: Exception) -> str:
+    """What an error of onnxruntime says, without the lines that follow."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What the scores of a step mean for its sequences: tokens, handed out, and beams that move."""
+"""From the scores of a step to its tokens, which are handed out, and to beams that move."""
 
 from __future__ import annotations
 
@@ -6,74 +6,99 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_onnx.engine.request import Sequence, TokenLogprobs
-from gpt2ja_onnx.errors import GenerationError
-from gpt2ja_onnx.sampling.sampler import log_probabilities
+from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
+from gpt2ja_onnx.results import TokenLogprobs
+from gpt2ja_onnx.sampling.log_probabilities import log_probabilities
+from gpt2ja_onnx.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.device.logits import Logits
-    from gpt2ja_onnx.engine.beam_group import BeamGroup
-    from gpt2ja_onnx.sampling.beam_search import Move
-    from gpt2ja_onnx.sampling.sampler import Sampler
-    from gpt2ja_onnx.sampling.warpers import Floats, Ids
+    from gpt2ja_onnx.device.base import Scores
+    from gpt2ja_onnx.engine.batch import Batch
+    from gpt2ja_onnx.engine.sequence import Search, Sequence
 
 _BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 
 
-def take_tokens(
-    sampler: Sampler, sequences: list[Sequence], scores: Floats, ids: Ids, logits: Logits
-) -> list[tuple[BeamGroup, list[Move]]]:
-    """Choose a token for each sequence and hand out what came of it.
+class Advance:
+    """Chooses a token for every sequence; whatever fails in one group's work ends that group alone.
 
     Args:
-        sampler: Chooses them.
-        sequences: One a row; the beams of a search are all there or none.
-        scores: Best scores of each row, sorted downwards, shape (rows, candidates).
-        ids: Their token ids, shape (rows, candidates).
-        logits: All scores, shape (rows, vocabulary).
-
-    Returns:
-        For each beam search among them, how its rows must move.
+        batch: The running sequences, whose rows follow the beams.
     """
-    # The candidates tell: where a row's state is broken all its scores are NaN, and infinity is
-    # the best of scores.
-    finite: list[bool] = np.logical_and.reduce(np.isfinite(scores), axis=1).tolist()
-    moves: list[tuple[BeamGroup, list[Move]]] = []
-    if any(sequence.group is not None for sequence in sequences):
-        moves = _advance_beams(sequences, finite, scores, ids, logits)
-    alone = [row for row, s in enumerate(sequences) if s.group is None and finite[row]]
-    if len(alone) < len(sequences):
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._sampler = Sampler()
+
+    def __call__(self, sequences: list[Sequence], scores: Scores) -> None:
+        """Choose a token for each sequence and hand out what came of it.
+
+        Args:
+            sequences: One a row; the beams of a search are all there or none.
+            scores: Of the same rows.
+        """
+        # The candidates tell: where a row's state is broken all its scores are NaN, and infinity
+        # is the best of scores.
+        finite: list[bool] = np.logical_and.reduce(np.isfinite(scores.candidates), axis=1).tolist()
+        if any(sequence.search is not None for sequence in sequences):
+            self._advance_beams(sequences, finite, scores)
+        alone = [row for row, s in enumerate(sequences) if s.search is None and finite[row]]
+        if len(alone) < len(sequences):
+            for row, sequence in enumerate(sequences):
+                if sequence.search is None and not finite[row]:
+                    sequence.group.fail(GenerationError(_BROKEN_SCORES))
+            if not alone:
+                return
+            sequences, scores = [sequences[row] for row in alone], scores.take(alone)
+        choices = self._sampler.choose(scores, [sequence.state for sequence in sequences])
+        for row, (sequence, choice) in enumerate(zip(sequences, choices, strict=True)):
+            if isinstance(choice, GenerationError):
+                sequence.group.fail(choice)
+                continue
+            try:
+                _append(sequence, choice, scores, row)
+            except Exception as error:
+                sequence.group.fail(_failure(error))
+
+    def _advance_beams(self, sequences: list[Sequence], finite: list[bool], scores: Scores) -> None:
+        searches: dict[Search, list[int]] = {}
         for row, sequence in enumerate(sequences):
-            if sequence.group is None and not finite[row]:
-                sequence.request.fail(GenerationError(_BROKEN_SCORES))
-        if not alone:
-            return moves
-        sequences = [sequences[row] for row in alone]
-        scores, ids, logits = scores[alone], ids[alone], logits[alone]
-    tokens = sampler.choose(scores, ids, logits, [sequence.state for sequence in sequences])
-    for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-        if isinstance(token, GenerationError):
-            sequence.request.fail(token)
-            continue
-        if (count := sequence.request.config.logprobs) is not None:
-            entry = log_probabilities(logits[row], token, ids[row], count)
-            sequence.logprobs.append(TokenLogprobs(*entry))
-        sequence.request.deliver(sequence, sequence.append(token), token)
-    return moves
+            if sequence.search is not None:
+                searches.setdefault(sequence.search, []).append(row)
+        for search, rows in searches.items():
+            group = sequences[rows[0]].group
+            if not all(finite[row] for row in rows):
+                group.fail(GenerationError(_BROKEN_SCORES))
+                continue
+            rows.sort(key=lambda row: sequences[row].index)
+            try:
+                with np.errstate(all="ignore"):
+                    moves = search.advance(scores.take(rows))
+                self._batch.reorder(search, moves)
+            except OutOfMemoryError as error:  # its rows are of no use now
+                group.fail(no_memory(error))
+            except GenerationError as error:
+                group.fail(error)
+            except Exception as error:
+                group.fail(_failure(error))
 
 
-def _advance_beams(
-    sequences: list[Sequence], finite: list[bool], scores: Floats, ids: Ids, logits: Logits
-) -> list[tuple[BeamGroup, list[Move]]]:
-    groups: dict[BeamGroup, list[int]] = {}
-    for row, sequence in enumerate(sequences):
-        if sequence.group is not None:
-            groups.setdefault(sequence.group, []).append(row)
-    moves = []
-    for group, rows in groups.items():
-        if not all(finite[row] for row in rows):
-            sequences[rows[0]].request.fail(GenerationError(_BROKEN_SCORES))
-            continue
-        rows.sort(key=lambda row: sequences[row].index)
-        moves.append((group, group.advance(scores[rows], ids[rows], logits[rows])))
-    return moves
+def _append(sequence: Sequence, token: int, scores: Scores, row: int) -> None:
+    count = sequence.group.config.logprobs
+    if count is not None:
+        entry = log_probabilities(scores.logits.row(row), token, scores.ids[row], count)
+        sequence.logprobs.append(TokenLogprobs(*entry))
+    sequence.append(token)
+
+
+def no_memory(error: OutOfMemoryError) -> GenerationError:
+    """The error of a group for which the device has no memory."""
+    failure = GenerationError(f"there is no memory for the request: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _failure(error: Exception) -> GenerationError:
+    failure = GenerationError(f"the request failed: {str(error) or type(error).__name__}")
+    failure.__cause__ = error
+    return failure

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gpt2ja_onnx.device.base import Scores
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_onnx.device.cpu.cache import KVCache
-    from gpt2ja_onnx.device.cpu.session import Plan, Session
-    from gpt2ja_onnx.engine.request import Request, Sequence
+    from gpt2ja_onnx.device.base import Session
+    from gpt2ja_onnx.engine.batch import Batch
+    from gpt2ja_onnx.engine.group import SequenceGroup
+    from gpt2ja_onnx.engine.sequence import Sequence
 
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_PREFIX = 16
 
 
 class Prefix(NamedTuple):
-    """The first `length` positions of a row, that hold what a prompt begins with."""
+    """The first `length` positions of a row, which hold what a prompt begins with."""
 
     row: int
     length: int
@@ -27,18 +30,18 @@ class Prefix(NamedTuple):
 def longest_prefix(sequence: Sequence, running: list[Sequence]) -> Prefix | None:
     """Find the running sequence whose cached tokens begin most like `sequence`'s prompt.
 
-    Only sequences of the same request share the whole prompt, with the scores that it gave;
-    others leave two tokens at least, see `pieces`.
+    Only sequences of the same group share the whole prompt, with the scores that it gave; others
+    leave two tokens at least, see `pieces`.
 
     Args:
-        sequence: One that has no row yet.
-        running: Those that have one, by row.
+        sequence: One whose prompt is to be computed.
+        running: Those that have theirs, by row.
     """
-    prompt = sequence.request.prompt_ids
+    prompt = sequence.group.prompt_ids
     best: Prefix | None = None
     least = _SHORTEST_PREFIX
     for row, other in enumerate(running):
-        if other.request is sequence.request:
+        if other.group is sequence.group:
             return Prefix(row, len(prompt))
         end = min(len(prompt) - 2, other.state.prompt_length)
         if end < least:
@@ -70,44 +73,66 @@ def pieces(start: int, stop: int, longest: int) -> Iterator[tuple[int, int]]:
 
 
 class Prefill:
-    """Computes prompts into rows of a cache, and keeps the scores that follow them.
+    """Computes the prompts of the batch's last rows, and gives the scores that follow them.
 
     Args:
         session: The graph.
-        cache: The session's.
+        batch: The rows.
     """
 
-    def __init__(self, session: Session, cache: KVCache) -> None:
+    def __init__(self, session: Session, batch: Batch) -> None:
         self._session = session
-        self._cache = cache
+        self._batch = batch
+        self._cache = batch.cache
         self._piece = session.prompt_tokens
+        # What followed the prompts of groups that have more sequences to come.
+        self._first_scores: dict[SequenceGroup, Scores] = {}
 
-    def compute(self, sequences: list[Sequence], first_row: int) -> None:
-        """Compute whole prompts.
+    def __call__(self, sequences: list[Sequence]) -> Scores:
+        """Compute prompts.
 
         Args:
-            sequences: Those that have the rows from `first_row` on.
-            first_row: Of the cache.
+            sequences: Those of the batch's last rows.
+
+        Returns:
+            The scores of their first tokens.
         """
-        while sequences:
-            if sequences[0].length > self._piece:
-                self._compute_alone(sequences[0], first_row, 0)
+        running = self._batch.running
+        wanted = {sequence.group for sequence in sequences}
+        self._first_scores = {
+            group: scores
+            for group, scores in self._first_scores.items()
+            if group in wanted or (group.waiting and not group.done)
+        }
+        fresh: list[int] = []  # rows whose prompts share nothing, consecutive
+        for row in range(len(running) - len(sequences), len(running)):
+            prefix = longest_prefix(running[row], running[:row])
+            if prefix is None:
+                fresh.append(row)
+                continue
+            self._compute(fresh)  # the prefix may be among them
+            fresh = []
+            self._cache.copy(prefix.row, row, prefix.length)
+            self._compute_alone(row, prefix.length)
+        self._compute(fresh)
+        return Scores.joined([self._first_scores[sequence.group] for sequence in sequences])
+
+    def _compute(self, rows: list[int]) -> None:
+        """Compute the whole prompts of consecutive rows."""
+        while rows:
+            if self._batch.running[rows[0]].length > self._piece:
+                self._compute_alone(rows[0], 0)
                 count = 1
             else:
-                count, longest = self._batch(sequences)
-                self._compute_at_once(sequences[:count], first_row, longest)
-            sequences, first_row = sequences[count:], first_row + count
+                count, longest = self._call_size(rows)
+                self._compute_at_once(rows[0], count, longest)
+            rows = rows[count:]
 
-    def compute_behind(self, prefix: Prefix, sequence: Sequence, row: int) -> None:
-        """Copy a prefix to a row, and compute there what the prompt has behind it."""
-        self._cache.copy(prefix.row, row, prefix.length)
-        self._compute_alone(sequence, row, prefix.length)
-
-    def _batch(self, sequences: list[Sequence]) -> tuple[int, int]:
-        """How many of the first sequences one call computes, and the length of the longest."""
+    def _call_size(self, rows: list[int]) -> tuple[int, int]:
+        """How many of the first rows one call computes, and the length of the longest prompt."""
         count = longest = 0
-        for sequence in sequences:
-            widened = max(longest, sequence.length)
+        for row in rows:
+            widened = max(longest, self._batch.running[row].length)
             if widened > self._piece or (
                 count and widened * (count + 1) > self._session.call_tokens
             ):
@@ -115,39 +140,29 @@ class Prefill:
             count, longest = count + 1, widened
         return count, longest
 
-    def _compute_alone(self, sequence: Sequence, row: int, start: int) -> None:
+    def _compute_alone(self, row: int, start: int) -> None:
         """Compute a prompt from `start` on, piece by piece."""
-        caches = self._cache.slices(row, row + 1)
-        plan = None
+        sequence = self._batch.running[row]
         for begin, end in pieces(start, sequence.length, self._piece):
-            plan = self._session.plan(1, end - begin, 1, caches)
+            plan = self._cache.plan(row, 1, end - begin, 1)
             plan.input_ids[0] = sequence.state.history[begin:end]
             plan.position_ids[0] = np.arange(begin, end)
             plan.lengths[0] = end
             plan.logit_positions[0, 0] = end - begin - 1
             plan.run()
-        if plan is not None:  # not where the prefix is the whole prompt
-            _keep_first_choice(sequence.request, plan, 0)
+            if end == sequence.length:
+                self._first_scores[sequence.group] = plan.scores()
 
-    def _compute_at_once(self, sequences: list[Sequence], first_row: int, longest: int) -> None:
-        rows = len(sequences)
+    def _compute_at_once(self, first: int, count: int, longest: int) -> None:
+        sequences = self._batch.running[first : first + count]
         width = max(longest, 2)  # see `pieces`
-        caches = self._cache.slices(first_row, first_row + rows)
-        plan = self._session.plan(rows, width, 1, caches)
+        plan = self._cache.plan(first, count, width, 1)
         plan.position_ids[:] = np.arange(width)
         for row, sequence in enumerate(sequences):
             plan.input_ids[row, : sequence.length] = sequence.state.history
             plan.lengths[row] = sequence.length
             plan.logit_positions[row, 0] = sequence.length - 1
         plan.run()
+        scores = plan.scores()
         for row, sequence in enumerate(sequences):
-            _keep_first_choice(sequence.request, plan, row)
-
-
-def _keep_first_choice(request: Request, plan: Plan, row: int) -> None:
-    """Keep the scores that follow a prompt, for all sequences of its request."""
-    request.first_choice = (
-        plan.candidate_scores[row].copy(),
-        plan.candidate_ids[row].copy(),
-        plan.logits[row].copy(),
-    )
+            self._first_scores[sequence.group] = scores.take([row])

@@ -1,41 +1,26 @@
-"""Log-probability and perplexity of texts of any length."""
+"""Log-probabilities of texts of any length, one call of the graph at a time."""
 
 from __future__ import annotations
 
-import math
-import threading
-from dataclasses import dataclass
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from gpt2ja_onnx.engine.channel import Channel
+from gpt2ja_onnx.errors import CancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device.cpu.session import Session
+    from gpt2ja_onnx.device.base import Cache, Floats, Session
+    from gpt2ja_onnx.engine.queue_limit import Permit
+    from gpt2ja_onnx.errors import GenerationError
 
 # Tokens a call: bounds the memory of the logits, 4 bytes × vocabulary each.
 _CALL_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How likely a text is.
-
-    Attributes:
-        text: The text; the empty string when ids were given.
-        tokens: Number of its tokens.
-        logprob: Sum of the log-probabilities, in nats, of all tokens but the first, which has
-            nothing before it to be predicted from.
-        perplexity: exp(-logprob / (tokens - 1)); None for fewer than two tokens.
-    """
-
-    text: str
-    tokens: int
-    logprob: float
-    perplexity: float | None
 
 
 class _Window(NamedTuple):
@@ -47,78 +32,163 @@ class _Window(NamedTuple):
     fresh: int
 
 
-class Scorer:
-    """Scores token ids with a session of its own cache; safe to call from several threads."""
+class ScoringJob:
+    """Texts to score, and what has become of them.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._lock = threading.Lock()
+    A text longer than the context is read in windows that advance by `stride` tokens, so that a
+    scored token has at least context - stride before it.
 
-    def score(self, texts: Sequence[Sequence[int]], stride: int | None = None) -> list[float]:
-        """Sum of the log-probabilities of each text's tokens but the first.
+    Args:
+        texts: Token ids.
+        context: Tokens that the model sees at most.
+        stride: Tokens between the starts of two windows, below the context: windows overlap, so
+            that every token has one before it.
 
-        A text longer than the context is read in windows that advance by `stride` tokens (half
-        a context by default), so that a scored token has at least context - stride before it.
+    Attributes:
+        logprobs: For each text, the log-probability of each token, float64 of shape (length,);
+            zero for the first one.
+        channel: Closed when all texts are scored or the job has failed.
+        error: What it failed with.
+        cancelled: Whether nobody wants it any more.
+        permit: Its place in the queue.
+    """
 
-        Args:
-            texts: Token ids.
-            stride: Tokens between the starts of two windows, below the context: windows overlap,
-                so that every token has one before it.
-        """
-        context = self._session.shape.context
-        stride = stride or context // 2
-        totals = [0.0] * len(texts)
-        windows = [
+    def __init__(self, texts: Sequence[Sequence[int]], context: int, stride: int) -> None:
+        self.texts = texts
+        self.logprobs = [np.zeros(len(ids)) for ids in texts]
+        self.channel: Channel[None] = Channel()
+        self.error: GenerationError | None = None
+        self.cancelled = False
+        self.permit: Permit | None = None
+        self._windows = [
             window
             for index, ids in enumerate(texts)
             for window in _windows(index, len(ids), context, stride)
         ]
-        windows.sort(key=lambda window: window.stop - window.start)
-        with self._lock:
-            for group in _batches(windows):
-                for window, logprob in zip(group, self._run(group, texts), strict=True):
-                    totals[window.text] += logprob
-        return totals
+        self._windows.sort(key=lambda window: window.start - window.stop)  # the longest first
 
-    def _run(self, group: list[_Window], texts: Sequence[Sequence[int]]) -> list[float]:
-        """Sum of the fresh tokens' log-probabilities of every window."""
+    @property
+    def done(self) -> bool:
+        """Whether all texts are scored, or the job has failed."""
+        return self.channel.closed
+
+    def next_windows(self) -> list[_Window]:
+        """Windows for one call: a long one alone, or several; none at the end."""
+        group: list[_Window] = []
+        while self._windows:
+            window = self._windows[-1]
+            longest = window.stop - window.start
+            if group and longest * (len(group) + 1) > _CALL_TOKENS:
+                break
+            group.append(self._windows.pop())
+        return group
+
+    def finish(self) -> None:
+        """Say that all texts are scored."""
+        self._close()
+
+    def fail(self, error: GenerationError) -> None:
+        """End the job with an error; the first one counts."""
+        if not self.done:
+            self.error = error
+            self._close()
+
+    def _close(self) -> None:
+        if self.permit is not None:
+            self.permit.release_all()
+        self.channel.close()
+
+
+class Scoring:
+    """Scores the texts of several jobs by turns, in a cache of its own.
+
+    Args:
+        session: The graph.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._cache: Cache = session.new_cache()
+        self._jobs: deque[ScoringJob] = deque()
+        self._calls: Iterator[None] | None = None  # of the windows in work
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to score."""
+        return not self._jobs
+
+    def add(self, job: ScoringJob) -> None:
+        """Queue a job."""
+        self._jobs.append(job)
+
+    def step(self) -> None:
+        """Make one call of the graph, for the job whose turn it is."""
+        for job in [job for job in self._jobs if job.cancelled]:
+            job.fail(CancelledError("the request was cancelled"))
+        if self._jobs and self._jobs[0].done:
+            self._jobs.popleft()
+            self._calls = None
+            return
+        if self._calls is None:
+            self._jobs.rotate(-1)
+            job = self._jobs[0]
+            group = job.next_windows()
+            if not group:
+                job.finish()
+                return
+            self._calls = self._score(group, job)
+        if next(self._calls, "ended") == "ended":
+            self._calls = None
+
+    def fail_all(self, error: GenerationError) -> None:
+        """End every job with `error`."""
+        for job in self._jobs:
+            job.fail(error)
+        self._jobs.clear()
+        self._calls = None
+        self._cache.clear()
+
+    def trim(self) -> None:
+        """Give all memory back, while there is nothing to do."""
+        if self.idle:
+            self._cache.clear()
+
+    def _score(self, group: list[_Window], job: ScoringJob) -> Iterator[None]:
+        """Score the fresh tokens of every window; a step for each call of the graph."""
         lengths = np.array([window.stop - window.start for window in group])
         longest = int(lengths.max())
         ids = np.zeros((len(group), longest), dtype=np.int64)
         for row, window in enumerate(group):
-            ids[row, : lengths[row]] = texts[window.text][window.start : window.stop]
-        cache = self._session.new_cache()
-        cache.reserve(len(group), longest, 0)
-        logprobs = np.zeros((len(group), longest))
+            ids[row, : lengths[row]] = job.texts[window.text][window.start : window.stop]
+        self._cache.reserve(len(group), longest, 0)
         # Only a batch of one continues a prompt, so a longer call is one row's alone.
         width = longest if len(group) > 1 else _CALL_TOKENS
-        fresh = np.array([window.fresh - window.start for window in group])
         for start in range(0, longest, width):
             stop = min(start + width, longest)
-            plan = self._session.plan(
-                len(group), stop - start, stop - start, cache.slices(0, len(group))
-            )
-            plan.input_ids[:] = ids[:, start:stop]
-            plan.position_ids[:] = np.arange(start, stop)
-            plan.logit_positions[:] = np.arange(stop - start)
-            plan.lengths[:] = np.minimum(lengths, stop)
-            plan.run()
+            logits = self._logits(ids, start, stop, lengths)
             # The scores at position i predict the token at i + 1.
             positions = np.arange(start + 1, min(stop, longest - 1) + 1)
-            counted = (positions >= fresh[:, None]) & (positions < lengths[:, None])
-            logits = np.asarray(plan.logits)[:, : len(positions)]
+            logits = logits[:, : len(positions)]
             chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
-            logprobs[:, positions] = np.where(counted, chosen - _log_sum_exp(logits), 0.0)
-        # Rounded once, so that a sum does not depend on how wide the other texts make the batch.
-        return [math.fsum(row) for row in logprobs]
+            logprobs = chosen - _log_sum_exp(logits)
+            for row, window in enumerate(group):
+                fresh = positions[
+                    (positions >= window.fresh - window.start) & (positions < lengths[row])
+                ]
+                found = logprobs[row, fresh - positions[0]] if len(fresh) else []
+                job.logprobs[window.text][window.start + fresh] = found
+            yield
 
-
-def perplexity(logprob: float, tokens: int) -> float | None:
-    """Exp of the mean negative log-probability of the tokens that were scored."""
-    if tokens < 2:
-        return None
-    mean = -logprob / (tokens - 1)
-    return math.exp(mean) if mean < 700 else math.inf
+    def _logits(
+        self, ids: NDArray[np.int64], start: int, stop: int, lengths: NDArray[np.int64]
+    ) -> Floats:
+        plan = self._cache.plan(0, len(ids), stop - start, stop - start)
+        plan.input_ids[:] = ids[:, start:stop]
+        plan.position_ids[:] = np.arange(start, stop)
+        plan.logit_positions[:] = np.arange(stop - start)
+        plan.lengths[:] = np.minimum(lengths, stop)
+        plan.run()
+        return plan.all_logits()
 
 
 def _windows(text: int, length: int, context: int, stride: int) -> Iterator[_Window]:
@@ -131,20 +201,7 @@ def _windows(text: int, length: int, context: int, stride: int) -> Iterator[_Win
             return
 
 
-def _batches(windows: list[_Window]) -> Iterator[list[_Window]]:
-    """Consecutive windows, rising in length, of which a call takes several or a long one alone."""
-    group: list[_Window] = []
-    for window in windows:
-        longest = window.stop - window.start
-        if group and longest * (len(group) + 1) > _CALL_TOKENS:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
-
-
-def _log_sum_exp(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def _log_sum_exp(logits: Floats) -> NDArray[np.float64]:
     top = logits.max(axis=-1, keepdims=True)
     total = np.exp(logits - top).sum(axis=-1, dtype=np.float64)
     result: NDArray[np.float64] = top[..., 0] + np.log(total)

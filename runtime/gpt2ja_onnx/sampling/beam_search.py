@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx.sampling.sampler import best_tokens, log_normaliser, log_probabilities
+from gpt2ja_onnx.sampling.best_tokens import best_tokens
+from gpt2ja_onnx.sampling.log_probabilities import log_normaliser, log_probabilities
 from gpt2ja_onnx.sampling.warpers import Warpers
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device.logits import Logits
-    from gpt2ja_onnx.sampling.sampler import SamplerState
-    from gpt2ja_onnx.sampling.warpers import Floats, Ids
+    from gpt2ja_onnx.device.base import Floats, Ids, Scores
+    from gpt2ja_onnx.sampling.state import SamplerState
 
     Logprobs = list[tuple[float, list[tuple[int, float]]]]
 
@@ -80,7 +80,8 @@ class BeamSearch:
     ) -> None:
         self._states = states
         self._config = states[0].config
-        self._warpers = Warpers([self._config])
+        self._warpers = Warpers([states[0]])
+        self._count = states[0].beam_candidates
         self._max_length = max_length
         self._stops = stops
         # The beams are equal at first: the continuations of one are enough.
@@ -89,40 +90,37 @@ class BeamSearch:
         self.hypotheses: list[Hypothesis] = []
         self.done = False
 
-    def advance(self, scores: Floats, ids: Ids, logits: Logits) -> list[Move]:
+    def advance(self, scores: Scores) -> list[Move]:
         """Take one step.
 
         Args:
-            scores: Best scores of each beam, sorted downwards, shape (beams, candidates).
-            ids: Their token ids, shape (beams, candidates).
-            logits: All scores, shape (beams, vocabulary).
+            scores: One row a beam.
 
         Returns:
             What changes for beams that go on from another beam's text, where that differs. No
             source is a target of another move, so they may be made in any order.
         """
-        if self._config.do_sample:
-            candidates = self._drawn(scores, ids, logits)
-        else:
-            candidates = self._likeliest(scores, ids, logits)
+        candidates = self._drawn(scores) if self._config.do_sample else self._likeliest(scores)
         ended = [self._ends(candidate) for candidate in candidates]
         # The second half only stands by, to go on where candidates of the first one have ended.
         for candidate, ends in list(zip(candidates, ended, strict=True))[: len(self._states)]:
             if ends:
-                self._keep(candidate, ids, logits)
+                self._keep(candidate, scores)
         running = [c for c, ends in zip(candidates, ended, strict=True) if not ends]
         running = sorted(running, key=lambda c: -c.score)[: len(self._states)]
         self.done = not running or not self._worth_going_on(running[0].score)
-        return [] if self.done else self._go_on(running, ids, logits)
+        return [] if self.done else self._go_on(running, scores)
 
     # --- candidates ---
 
-    def _likeliest(self, scores: Floats, ids: Ids, logits: Logits) -> list[Candidate]:
-        """The best continuations of all beams, twice as many as there are beams, best first."""
-        count = 2 * len(self._states)
+    def _likeliest(self, scores: Scores) -> list[Candidate]:
+        """The best continuations of all beams, so that enough of them go on, best first."""
+        count = self._count
         found: list[Candidate] = []
         for beam in self._live:
-            best, tokens = self._continuations(beam, scores, ids, logits)
+            best, tokens = self._continuations(beam, scores)
+            if self._config.renormalize_logits:
+                best = best - np.float32(log_normaliser(best))
             found += [
                 Candidate(self._scores[beam] + score, beam, token)
                 for score, token in zip(best[:count].tolist(), tokens[:count].tolist(), strict=True)
@@ -130,24 +128,30 @@ class BeamSearch:
             ]
         return sorted(found, key=lambda c: -c.score)[:count]
 
-    def _drawn(self, scores: Floats, ids: Ids, logits: Logits) -> list[Candidate]:
-        """Twice as many continuations as there are beams, drawn one after another by probability.
+    def _drawn(self, scores: Scores) -> list[Candidate]:
+        """So many continuations that enough of them go on, drawn one by one by probability.
 
         The largest log-probabilities with Gumbel noise are a draw without replacement, in order
         (Kool et al., 2019, "Stochastic Beams and Where to Find Them").
         """
         totals, beams, tokens = [], [], []
         for beam in self._live:
-            best, kept = self._continuations(beam, scores, ids, logits)
+            best, kept = self._continuations(beam, scores)
             warped, kept = self._warpers.apply(best[None], kept[None])
             possible = np.flatnonzero(warped[0] > -np.inf)
+            if not len(possible):
+                continue
+            if self._config.renormalize_logits:
+                warped = warped - np.float32(log_normaliser(warped[0]))
             totals.append(self._scores[beam] + warped[0, possible].astype(np.float64))
             beams.append(np.full(len(possible), beam))
             tokens.append(kept[0, possible])
+        if not totals:
+            return []
         total, beam_of, token_of = map(np.concatenate, (totals, beams, tokens))
-        with np.errstate(divide="ignore"):  # a zero among the numbers is never drawn
-            noise = -np.log(-np.log(self._states[0].random.random(len(total))))
-        order = np.argsort(-(total + noise), kind="stable")[: 2 * len(self._states)]
+        # A zero among the numbers is never drawn.
+        noise = -np.log(-np.log(self._states[0].random.random(len(total))))
+        order = np.argsort(-(total + noise), kind="stable")[: self._count]
         return [Candidate(float(total[i]), int(beam_of[i]), int(token_of[i])) for i in order]
 
     @property
@@ -156,13 +160,15 @@ class BeamSearch:
         live = [beam for beam, score in enumerate(self._scores) if score > -np.inf]
         return sorted(live, key=lambda beam: -self._scores[beam])
 
-    def _continuations(
-        self, beam: int, scores: Floats, ids: Ids, logits: Logits
-    ) -> tuple[Floats, Ids]:
+    def _continuations(self, beam: int, scores: Scores) -> tuple[Floats, Ids]:
         """Log-probabilities of a beam's best next tokens as the settings change them."""
-        normaliser = np.float32(log_normaliser(logits[beam]))
+        logits = scores.logits.row(beam)
+        normaliser = np.float32(log_normaliser(logits))
         return best_tokens(
-            scores[beam] - normaliser, ids[beam], logits[beam] - normaliser, self._states[beam]
+            scores.candidates[beam] - normaliser,
+            scores.ids[beam],
+            logits - normaliser,
+            self._states[beam],
         )
 
     # --- ends ---
@@ -170,17 +176,17 @@ class BeamSearch:
     def _ends(self, candidate: Candidate) -> bool:
         state = self._states[candidate.beam]
         return (
-            candidate.token == state.eos
+            candidate.token in state.eos
             or len(state.history) + 1 == self._max_length
             or (self._stops is not None and self._stops(candidate.beam, candidate.token))
         )
 
-    def _keep(self, candidate: Candidate, ids: Ids, logits: Logits) -> None:
+    def _keep(self, candidate: Candidate, scores: Scores) -> None:
         """Put an ended text among the best ones, as far as it is one of them."""
         history = self._extended(candidate)
         tokens = history[self._states[0].prompt_length :]
         score = self._penalised(candidate.score, len(tokens))
-        logprobs = self._extended_logprobs(candidate, ids, logits)
+        logprobs = self._extended_logprobs(candidate, scores)
         self.hypotheses.append(Hypothesis(score, tokens, logprobs))
         self.hypotheses.sort(key=lambda hypothesis: -hypothesis.score)
         del self.hypotheses[len(self._states) :]
@@ -203,7 +209,7 @@ class BeamSearch:
 
     # --- beams ---
 
-    def _go_on(self, running: list[Candidate], ids: Ids, logits: Logits) -> list[Move]:
+    def _go_on(self, running: list[Candidate], scores: Scores) -> list[Move]:
         """Make the candidates the beams: one stays with each beam that has any."""
         # A beam for which nothing is left copies the best one, and is not followed.
         spare = len(self._states) - len(running)
@@ -215,8 +221,7 @@ class BeamSearch:
             successors[free.pop() if taken else candidate.beam] = candidate
         histories = [self._extended(successors[beam]) for beam in range(len(self._states))]
         logprobs = [
-            self._extended_logprobs(successors[beam], ids, logits)
-            for beam in range(len(self._states))
+            self._extended_logprobs(successors[beam], scores) for beam in range(len(self._states))
         ]
         moves = [
             Move(candidate.beam, beam, start)
@@ -240,10 +245,10 @@ class BeamSearch:
         )
         return history
 
-    def _extended_logprobs(self, candidate: Candidate, ids: Ids, logits: Logits) -> Logprobs:
+    def _extended_logprobs(self, candidate: Candidate, scores: Scores) -> Logprobs:
         count = self._config.logprobs
         if count is None:
             return []
         beam = candidate.beam
-        entry = log_probabilities(logits[beam], candidate.token, ids[beam], count)
+        entry = log_probabilities(scores.logits.row(beam), candidate.token, scores.ids[beam], count)
         return [*self._logprobs[beam], entry]

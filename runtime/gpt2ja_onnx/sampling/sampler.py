@@ -2,121 +2,61 @@
 
 A step usually sees only the best candidates of each row, which the graph has sorted. They are
 enough when no token outside of them can be kept; a row whose settings ask for more is handled on
-all of its scores. Both go through the same `change_scores` and `Warpers`.
+all of its scores. Both go through the same processors and warpers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.sampling.best_tokens import best_of_all, best_of_candidates, process
+from gpt2ja_onnx.sampling.nucleus import Nucleus, fits
 from gpt2ja_onnx.sampling.warpers import Warpers, draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt2ja_onnx.device.logits import Logits
-    from gpt2ja_onnx.sampling.warpers import Floats, Ids
-    from gpt2ja_onnx.settings import GenerationConfig
+    from numpy.typing import NDArray
 
+    from gpt2ja_onnx.device.base import Floats, Ids, Scores
+    from gpt2ja_onnx.sampling.state import SamplerState
 
-def random_stream(seed: int, sequence_index: int) -> np.random.Generator:
-    """The random stream of one sequence: Philox keyed by (seed, sequence index).
-
-    Counter-based (Salmon et al., 2011), so a stream depends on nothing else that is drawn.
-    """
-    key = np.array([seed, sequence_index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-@dataclass(slots=True, eq=False)
-class SamplerState:
-    """What the sampler knows of one sequence.
-
-    Attributes:
-        config: The settings of its request.
-        eos: The end token, or None.
-        random: The random stream of the sequence.
-        history: Ids of the prompt and of what was generated, shape (length,).
-        prompt_length: How many of them are the prompt's.
-    """
-
-    config: GenerationConfig
-    eos: int | None
-    random: np.random.Generator
-    history: Ids
-    prompt_length: int
-
-    @property
-    def edits(self) -> bool:
-        """Whether a setting other than `min_new_tokens` changes or bans single tokens."""
-        config = self.config
-        return (
-            config.repetition_penalty != 1.0
-            or config.no_repeat_ngram_size > 0
-            or bool(config.bad_words_ids)
-            or bool(config.suppress_tokens)
-        )
-
-    @property
-    def must_go_on(self) -> bool:
-        """Whether the text is too short yet to end."""
-        return len(self.history) - self.prompt_length < self.config.min_new_tokens
-
-    @property
-    def kept_at_most(self) -> int:
-        """How many tokens can be kept, not counting ties; 0 means all."""
-        config = self.config
-        if config.do_sample:
-            return max(config.top_k, config.min_tokens_to_keep) if config.top_k else 0
-        return 1 if config.num_beams == 1 else 2 * config.num_beams
+    Choice = int | GenerationError
 
 
 class Sampler:
     """Chooses the tokens of a batch, whose rows are mostly those of the step before."""
 
     def __init__(self) -> None:
-        self._batch = _Batch([], 0)
+        self._batch = _Batch([], 0, 0)
 
-    def choose(
-        self, scores: Floats, ids: Ids, logits: Logits, states: Sequence[SamplerState]
-    ) -> list[int | GenerationError]:
+    def choose(self, scores: Scores, states: Sequence[SamplerState]) -> list[Choice]:
         """Choose one token for every row.
 
         Args:
-            scores: Best scores of each row, sorted downwards, shape (rows, candidates).
-            ids: Their token ids, shape (rows, candidates).
-            logits: All scores, shape (rows, vocabulary); read only for rows that need them.
+            scores: Of every row; those of the whole vocabulary are read only where needed.
             states: One a row.
 
         Returns:
-            A token id a row, or the error of a row that has no token left.
+            A token id a row, or the error of a row: no token is left, or its own processors
+            failed. Nothing that one row asks for reaches another.
         """
         batch = self._batch
-        if batch.candidates != scores.shape[1] or batch.states != states:
-            batch = self._batch = _Batch(list(states), scores.shape[1])
-        complete = scores.shape[1] == logits.shape[1]
-        alone: dict[int, int | GenerationError] = {}
-        changed = scores
-        for row in batch.not_as_they_are(scores, ids, complete=complete):
-            best = _best_candidates(scores[row], ids[row], states[row], complete=complete)
-            if best is None:
-                best = _best_of_all(logits[row], states[row])
-                alone[row] = _choose(best[0][None], best[1][None], _Batch([states[row]], 0))[0]
-                continue
-            if changed is scores:
-                changed, ids = scores.copy(), ids.copy()
-            changed[row], ids[row] = best
-        if not alone:
-            return _choose(changed, ids, batch)
-        others = [row for row in range(len(states)) if row not in alone]
-        if others:
-            rest = _Batch([states[row] for row in others], 0)
-            alone |= zip(others, _choose(changed[others], ids[others], rest), strict=True)
-        return [alone[row] for row in range(len(states))]
+        sizes = (scores.ids.shape[1], scores.logits.vocab_size)
+        if batch.sizes != sizes or batch.states != states:
+            batch = self._batch = _Batch(list(states), *sizes)
+        uniform = batch.draw_numbers()
+        with np.errstate(all="ignore"):
+            try:
+                return _choose(scores, batch, uniform)
+            except Exception:
+                return [
+                    _choose_alone(scores.take([row]), state, uniform[row : row + 1])
+                    for row, state in enumerate(states)
+                ]
 
 
 class _Batch:
@@ -125,185 +65,141 @@ class _Batch:
     Args:
         states: One a row.
         candidates: Scores that a row comes with.
+        vocab_size: Scores that it has.
     """
 
-    def __init__(self, states: list[SamplerState], candidates: int) -> None:
+    def __init__(self, states: list[SamplerState], candidates: int, vocab_size: int) -> None:
         self.states = states
-        self.candidates = candidates
+        self.sizes = (candidates, vocab_size)
+        self.complete = candidates == vocab_size
         self.drawn = [row for row, state in enumerate(states) if state.config.do_sample]
-        self.warpers = Warpers([states[row].config for row in self.drawn])
-        self._edited = {row for row, state in enumerate(states) if state.edits}
+        self.warpers = Warpers([states[row] for row in self.drawn])
+        self.unbounded: list[int] = []
+        if not self.complete:
+            self.unbounded = [row for row, state in enumerate(states) if fits(state.config)]
+        self._processed = [row for row, state in enumerate(states) if state.processors]
         self._rows = np.arange(len(states))
         kept = np.array([state.kept_at_most for state in states], dtype=np.int64)
-        self._bounded = (kept > 0) & (kept < candidates)
-        self._edge = np.where(self._bounded, kept - 1, candidates - 1)
-        # An id that no token has stands for no end token.
-        self._eos = np.array([-1 if s.eos is None else s.eos for s in states])[:, None]
+        bounded = (kept > 0) & (kept < candidates)
+        self._edge = np.where(bounded, kept - 1, candidates - 1)
 
-    def not_as_they_are(self, scores: Floats, ids: Ids, *, complete: bool) -> list[int]:
-        """Rows whose candidates some setting changes, or may not be enough for."""
-        rows = set(self._edited)
-        if not complete:
+    def draw_numbers(self) -> NDArray[np.float64]:
+        """A number from the stream of every row that draws, shape (rows,)."""
+        numbers = np.zeros(len(self.states))
+        numbers[self.drawn] = [self.states[row].random.random() for row in self.drawn]
+        return numbers
+
+    def not_as_they_are(self, scores: Floats, ids: Ids) -> list[int]:
+        """Rows whose candidates some processor changes, or may not be enough."""
+        rows = {row for row in self._processed if self.states[row].processed(ids[row])}
+        if not self.complete:
             # What ties with the last candidate may go on outside.
             enough = scores[self._rows, self._edge] > scores[:, -1]
             if not enough.all():
                 rows.update(np.flatnonzero(~enough).tolist())
-        held = [row for row, state in enumerate(self.states) if state.must_go_on]
-        if held:
-            ends = (ids == self._eos).any(axis=1)
-            rows.update(row for row in held if ends[row])
         return sorted(rows)
 
 
-def best_tokens(
-    scores: Floats, ids: Ids, logits: Floats, state: SamplerState
-) -> tuple[Floats, Ids]:
-    """The best tokens of one row after the settings that change single tokens' scores.
-
-    Args:
-        scores: Best scores, sorted downwards, shape (candidates,).
-        ids: Their token ids, shape (candidates,).
-        logits: All scores, shape (vocabulary,); read only when the candidates are not enough.
-        state: The sequence's settings and history.
-
-    Returns:
-        Changed scores and their ids, sorted downwards, equal scores by rising id: at least the
-        `state.kept_at_most` best ones and those tied with the last of them.
-    """
-    complete = len(scores) == len(logits)
-    best = _best_candidates(scores, ids, state, complete=complete)
-    return _best_of_all(logits, state) if best is None else best
-
-
-def _best_candidates(
-    scores: Floats, ids: Ids, state: SamplerState, *, complete: bool
-) -> tuple[Floats, Ids] | None:
-    """The candidates after the row's changes; None if a token outside of them could be kept."""
-    kept = state.kept_at_most
-    if not complete and not 0 < kept < len(scores):
-        return None
-    lowest = scores[-1]
-    if state.edits or state.must_go_on:
-        # As long as changes only lower, no token outside can rise above the lowest raw candidate.
-        if state.config.repetition_penalty < 1 and not complete:
-            return None
-        scores = scores.copy()
-        change_scores(scores, ids, state)
-        order = np.lexsort((ids, -scores))
-        scores, ids = scores[order], ids[order]
-    if not complete and not scores[kept - 1] > lowest:
-        return None
-    return scores, ids
+def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
+    best, ids = scores.candidates, scores.ids
+    alone: dict[int, Choice] = {}
+    unbounded: list[int] = []
+    for row in batch.not_as_they_are(best, ids):
+        state = batch.states[row]
+        if row in batch.unbounded:
+            unbounded.append(row)
+            continue
+        try:
+            found = best_of_candidates(
+                scores.candidates[row], scores.ids[row], state, complete=batch.complete
+            )
+            if found is None:
+                few, few_ids = best_of_all(scores.logits.row(row), state)
+                one = _Batch([state], 0, 0)
+                alone[row] = _finish(few[None], few_ids[None], one, uniform[row : row + 1])[0]
+                continue
+        except GenerationError as error:
+            alone[row] = error
+            continue
+        if best is scores.candidates:
+            best, ids = best.copy(), ids.copy()
+        best[row], ids[row] = found
+    if unbounded:
+        alone |= _draw_unbounded(scores, batch.states, unbounded, uniform)
+    if not alone:
+        return _finish(best, ids, batch, uniform)
+    others = [row for row in range(len(best)) if row not in alone]
+    if others:
+        rest = _Batch([batch.states[row] for row in others], 0, 0)
+        alone |= zip(others, _finish(best[others], ids[others], rest, uniform[others]), strict=True)
+    return [alone[row] for row in range(len(best))]
 
 
-def _best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
-    scores = logits.copy()
-    every = np.arange(len(scores), dtype=np.int64)
-    change_scores(scores, every, state)
-    kept = state.kept_at_most
-    if 0 < kept < len(scores):
-        edge = np.partition(scores, -kept)[-kept]
-        every = np.flatnonzero(scores >= edge)
-        scores = scores[every]
-    order = np.lexsort((every, -scores))
-    return scores[order], every[order]
+def _choose_alone(scores: Scores, state: SamplerState, uniform: NDArray[np.float64]) -> Choice:
+    batch = _Batch([state], scores.ids.shape[1], scores.logits.vocab_size)
+    try:
+        return _choose(scores, batch, uniform)[0]
+    except Exception as error:
+        failure = GenerationError(f"sampling failed: {str(error) or type(error).__name__}")
+        failure.__cause__ = error
+        return failure
 
 
-def _choose(scores: Floats, ids: Ids, batch: _Batch) -> list[int | GenerationError]:
+def _draw_unbounded(
+    scores: Scores, states: list[SamplerState], rows: list[int], uniform: NDArray[np.float64]
+) -> dict[int, Choice]:
+    """Draw for rows that keep as many tokens as it takes."""
+    logits = (scores if len(rows) == len(scores) else scores.take(rows)).logits.read()
+    nucleus = Nucleus([states[row] for row in rows])
+    tokens = nucleus.from_candidates(
+        scores.candidates[rows], scores.ids[rows], logits, uniform[rows]
+    )
+    chosen: dict[int, Choice] = {}
+    everything = np.arange(logits.shape[1], dtype=np.int64)
+    sorted_rows: list[int] = []
+    sorted_logits: list[Floats] = []
+    for row, all_scores, token in zip(rows, logits, tokens.tolist(), strict=True):
+        state = states[row]
+        if not state.processed(everything):
+            if token >= 0:
+                chosen[row] = token
+                continue
+        else:
+            all_scores = all_scores.copy()
+            try:
+                process(all_scores, everything, state)
+            except GenerationError as error:
+                chosen[row] = error
+                continue
+            if all_scores.max() == -np.inf:
+                chosen[row] = _nothing_left()
+                continue
+        sorted_rows.append(row)
+        sorted_logits.append(all_scores)
+    if sorted_rows:
+        nucleus = Nucleus([states[row] for row in sorted_rows])
+        tokens = nucleus.from_all(np.stack(sorted_logits), uniform[sorted_rows])
+        chosen |= zip(sorted_rows, tokens.tolist(), strict=True)
+    return chosen
+
+
+def _finish(scores: Floats, ids: Ids, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
     """Choose from scores that are sorted downwards, equal ones by rising id."""
-    chosen: list[int | GenerationError] = ids[:, 0].tolist()
+    chosen: list[Choice] = ids[:, 0].tolist()
     nothing = scores[:, 0] == -np.inf
     if nothing.any():
         scores = np.where(nothing[:, None], np.float32(0), scores)
     drawn = batch.drawn
     if drawn:
-        uniform = np.array([batch.states[row].random.random() for row in drawn])
         if len(drawn) < len(chosen):
-            drawn_ids = draw(*batch.warpers.apply(scores[drawn], ids[drawn]), uniform)
-        else:
-            drawn_ids = draw(*batch.warpers.apply(scores, ids), uniform)
-        for row, token in zip(drawn, drawn_ids.tolist(), strict=True):
+            scores, ids, uniform = scores[drawn], ids[drawn], uniform[drawn]
+        tokens = draw(*batch.warpers.apply(scores, ids), uniform)
+        for row, token in zip(drawn, tokens.tolist(), strict=True):
             chosen[row] = token
     for row in np.flatnonzero(nothing).tolist():
-        chosen[row] = GenerationError("the settings leave no token that could follow")
+        chosen[row] = _nothing_left()
     return chosen
 
 
-def change_scores(scores: Floats, ids: Ids, state: SamplerState) -> None:
-    """Apply the settings that change single tokens' scores, in place and in transformers' order.
-
-    Args:
-        scores: Raw scores, shape (n,).
-        ids: Their token ids, shape (n,).
-        state: The sequence's settings and history.
-    """
-    config, history = state.config, state.history
-    if config.repetition_penalty != 1.0:
-        seen = np.isin(ids, history)
-        penalty = np.float32(config.repetition_penalty)
-        held = scores[seen]
-        scores[seen] = np.where(held < 0, held * penalty, held / penalty)
-    banned = [*_completed_ngrams(history, config.no_repeat_ngram_size)]
-    banned += _completed_words(history, config.bad_words_ids, state.eos)
-    if state.must_go_on and state.eos is not None:
-        banned.append(state.eos)
-    banned += config.suppress_tokens
-    if banned:
-        scores[np.isin(ids, banned)] = -np.inf
-
-
-def _completed_ngrams(history: Ids, size: int) -> set[int]:
-    """Tokens that would repeat an n-gram of the history."""
-    if size == 0 or len(history) + 1 < size:
-        return set()
-    if size == 1:
-        return set(history.tolist())
-    if len(history) < size:
-        return set()
-    windows = np.lib.stride_tricks.sliding_window_view(history, size)
-    matches = (windows[:, :-1] == history[len(history) - size + 1 :]).all(axis=1)
-    return set(windows[matches, -1].tolist())
-
-
-def _completed_words(
-    history: Ids, words: tuple[tuple[int, ...], ...], eos: int | None
-) -> list[int]:
-    """Tokens that would complete a bad word; the end token alone is never one."""
-    return [
-        word[-1]
-        for word in words
-        if word != (eos,)
-        and (
-            len(word) == 1
-            or (
-                len(word) <= len(history)
-                and tuple(history[len(history) - len(word) + 1 :].tolist()) == word[:-1]
-            )
-        )
-    ]
-
-
-def log_normaliser(logits: Floats) -> float:
-    """The logarithm of the sum of exp(logits), which log-probabilities are less than scores by.
-
-    Args:
-        logits: Raw scores, shape (vocabulary,).
-    """
-    top = logits.max()
-    return float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
-
-
-def log_probabilities(
-    logits: Floats, chosen: int, ids: Ids, count: int
-) -> tuple[float, list[tuple[int, float]]]:
-    """Log-probability of the chosen token and of the `count` best ones, before any setting.
-
-    Args:
-        logits: Raw scores, shape (vocabulary,).
-        chosen: A token id.
-        ids: Candidates by falling score, shape (candidates,).
-        count: How many best tokens to report; at most the number of candidates.
-    """
-    total = log_normaliser(logits)
-    best = [(int(token), float(logits[token]) - total) for token in ids[:count]]
-    return float(logits[chosen]) - total, best
+def _nothing_left() -> GenerationError:
+    return GenerationError("the settings leave no token that could follow")

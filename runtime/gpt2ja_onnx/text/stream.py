@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import codecs
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.text.tokenizer import Tokenizer
+    from collections.abc import Sequence
+
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer(Protocol):
+    """Knows what the tokens spell: a tokenizer."""
+
+    def token_text(self, token: int) -> str | bytes:
+        """Text of one id, empty for a special token; or bytes of a character, one or more."""
+        ...
 
 
 class TextStream:
@@ -14,15 +25,19 @@ class TextStream:
     The chunks that `push` and `finish` return join to exactly `text`. What could still become
     part of a stop string or of a character is held back, and nothing else.
 
+    Args:
+        tokenizer: Spells the tokens.
+        stop: Strings that end the text, as the tokenizer would normalise them.
+
     Attributes:
         text: All text released so far.
         stopped: A stop string was reached; the text ends right before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, tokenizer: Detokenizer, stop: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        self._spelled: list[int] = []  # bytes of a character that is not complete yet
+        self._decoder = _Decoder("replace")  # holds the bytes of an incomplete character
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -30,7 +45,7 @@ class TextStream:
     def fork(self) -> TextStream:
         """A copy that goes on by itself."""
         copy = TextStream(self._tokenizer, self._stop)
-        copy._spelled = [*self._spelled]
+        copy._decoder.setstate(self._decoder.getstate())
         copy._held, copy.text, copy.stopped = self._held, self.text, self.stopped
         return copy
 
@@ -39,15 +54,10 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._tokenizer.token_text(token)
-        if text is None:
-            self._spelled.append(token)
-            text = self._tokenizer.piece_text(self._spelled)
-            if "\ufffd" in text and len(self._spelled) < 4:
-                return ""
-            self._spelled.clear()
-        elif self._spelled:
-            text = self._tokenizer.piece_text([*self._spelled, token])
-            self._spelled.clear()
+        if isinstance(text, bytes):
+            text = self._decoder.decode(text)
+        else:
+            text = self._decoder.decode(b"", final=True) + text
         self._held += text
         if not self._stop:
             return self._release(len(self._held))
@@ -61,8 +71,7 @@ class TextStream:
         """Return what was held back, when no further token comes."""
         if self.stopped:
             return ""
-        self._held += self._tokenizer.piece_text(self._spelled)
-        self._spelled.clear()
+        self._held += self._decoder.decode(b"", final=True)
         return self._release(len(self._held))
 
     def _possible_stop(self) -> int:
@@ -77,3 +86,16 @@ class TextStream:
         chunk, self._held = self._held[:end], self._held[end:]
         self.text += chunk
         return chunk
+
+
+def whole_text(tokenizer: Detokenizer, ids: Sequence[int]) -> str:
+    """Text of `ids` as a continuation of other text: a leading space stays."""
+    decoder = _Decoder("replace")
+    parts: list[str] = []
+    for token in ids:
+        text = tokenizer.token_text(token)
+        if isinstance(text, bytes):
+            parts.append(decoder.decode(text))
+        else:
+            parts += (decoder.decode(b"", final=True), text)
+    return "".join(parts) + decoder.decode(b"", final=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sentencepiece
 
 from gpt2ja_onnx.errors import BundleError
+from gpt2ja_onnx.text.stream import whole_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,12 @@ class Tokenizer:
     """The tokenizer of a bundle.
 
     It agrees with transformers' slow `BertGenerationTokenizer`: no special token is added, and
-    special tokens, ``<unk>`` among them, are left out of decoded text.
+    special tokens, ``<unk>`` among them, are left out of decoded text. Only text that spells a
+    special token is read otherwise: ``</s>`` in a text is four characters here, never a control
+    token; give ids to use one.
+
+    Attributes:
+        vocab_size: Number of pieces.
     """
 
     def __init__(self, model_file: Path) -> None:
@@ -29,15 +35,14 @@ class Tokenizer:
             raise BundleError(f"{model_file}: is not a sentencepiece model") from error
         self.vocab_size: int = self._processor.get_piece_size()
         self._unknown: int = self._processor.unk_id()
-        self._texts: dict[int, str | None] = {}  # of tokens that were looked up
+        self._texts: dict[int, str | bytes] = {}  # of tokens that were looked up
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; text outside the vocabulary becomes ``<unk>``.
 
         Lone surrogates, which no UTF-8 file can hold, are taken for unknown characters.
         """
-        clean = text.encode("utf-8", errors="replace").decode("utf-8")
-        ids: list[int] = self._processor.encode(clean)
+        ids: list[int] = self._processor.encode(_clean(text))
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -46,21 +51,23 @@ class Tokenizer:
 
     def piece_text(self, ids: Sequence[int]) -> str:
         """Text of `ids` as a continuation of other text: a leading space stays."""
-        parts: list[str] = []
-        spelled = bytearray()
-        for token in ids:
-            text = self.token_text(token)
-            if text is None:
-                spelled.append(int(self.piece(token)[1:-1], 16))
-                continue
-            if spelled:
-                parts.append(spelled.decode("utf-8", errors="replace"))
-                spelled.clear()
-            parts.append(text)
-        return "".join(parts) + spelled.decode("utf-8", errors="replace")
+        return whole_text(self, ids)
 
-    def token_text(self, token: int) -> str | None:
-        """Text of one id, empty for a special token; None for one byte of a character.
+    def normalize(self, text: str) -> str:
+        """`text` as the tokenizer would read and write it again.
+
+        White space at either end stays, as one space.
+        """
+        clean = _clean(text)
+        core = clean.strip()
+        normal: str = self._processor.normalize(core) if core else ""
+        normal = normal.replace(_SPACE, " ").strip()
+        left = " " if clean[:1].isspace() else ""
+        right = " " if core and clean[-1:].isspace() else ""
+        return left + normal + right
+
+    def token_text(self, token: int) -> str | bytes:
+        """Text of one id, empty for a special token; or a byte of a character.
 
         Tokenizers with byte fallback spell a rare character in pieces such as <0xE3>.
         """
@@ -68,9 +75,9 @@ class Tokenizer:
             return self._texts[token]
         except KeyError:
             pass
-        text: str | None = ""
+        text: str | bytes = ""
         if self._processor.is_byte(token):
-            text = None
+            text = bytes([int(self.piece(token)[1:-1], 16)])
         elif token != self._unknown and not self._processor.is_control(token):
             text = self.piece(token).replace(_SPACE, " ")
         self._texts[token] = text
@@ -80,3 +87,7 @@ class Tokenizer:
         """The piece of one id as the vocabulary writes it."""
         found: str = self._processor.id_to_piece(token)
         return found
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode("utf-8")

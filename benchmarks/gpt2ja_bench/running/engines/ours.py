@@ -11,8 +11,8 @@ from gpt2ja_onnx import GPT2Ja
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gpt2ja_onnx import Request
     from gpt2ja_onnx.bundle.manifest import Device, Precision
-    from gpt2ja_onnx.engine.request import Request
 
 
 class Ours(Engine):
@@ -51,7 +51,7 @@ class Ours(Engine):
             self._model.submit(prompt, max_new_tokens=count, min_new_tokens=count, **settings)
             for prompt, count in zip(prompts, lengths, strict=True)
         ]
-        marks = _marks(requests[-1])
+        marks = _marks(requests[-1], settings.get("num_return_sequences", 1) - 1)
         token_ids = [result.token_ids for request in requests for result in request.result()]
         return token_ids, marks
 
@@ -76,7 +76,6 @@ class Ours(Engine):
         )
 
 
-def _marks(request: Request) -> list[float]:
-    """The clock at each token of a request's last sequence."""
-    last = request.config.num_return_sequences - 1
+def _marks(request: Request, last: int) -> list[float]:
+    """The clock at each token of a request's sequence `last`."""
     return [time.perf_counter() for chunk in request if chunk.sequence_index == last]

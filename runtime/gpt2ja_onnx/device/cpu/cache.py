@@ -1,8 +1,8 @@
-"""The key-value cache: rows of one buffer, shared out to sequences and grown by need."""
+"""The key-value cache in main memory: rows that grow by need and are given back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,117 +12,145 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import ModelShape
+    from gpt2ja_onnx.device.base import Plan
+
 
 GRAIN = 64  # capacities are multiples of this, so that growth is rare
 
 
-class KVCache:
-    """Keys and values of all layers for `rows` rows of `capacity` positions, in main memory.
+class Planner(Protocol):
+    """Makes the calls over a cache's rows: a session."""
 
-    The buffer is not initialised by a pass over it; pages of memory come as they are written.
+    @property
+    def shape(self) -> ModelShape:
+        """Sizes of the model."""
+        ...
+
+    def plan(
+        self, caches: Sequence[NDArray[np.generic]], rows: int, new: int, positions: int
+    ) -> Plan:
+        """A call whose rows are those of `caches`; see `gpt2ja_onnx.device.base.Cache.plan`."""
+        ...
+
+    def decode_plans(self, caches: Sequence[NDArray[np.generic]]) -> DecodePlans:
+        """Calls with one token per row over the first rows of `caches`."""
+        ...
+
+
+class DecodePlans(Protocol):
+    """Calls with one token for each of the first rows, by how many rows."""
+
+    def __call__(self, rows: int) -> Plan:
+        """The call for so many rows."""
+        ...
+
+
+class CpuCache:
+    """Implements `gpt2ja_onnx.device.base.Cache` in main memory.
+
+    The memory is not initialised by a pass over it; pages come as they are written.
+
+    Args:
+        planner: The session whose calls read and write it.
 
     Attributes:
-        buffer: Shape (2 × layers, rows, heads, capacity, head size); keys and values of a layer
-            follow each other.
+        parts: Keys and values of each layer, one after another, each of shape (rows, heads,
+            capacity, head size).
     """
 
-    buffer: NDArray[np.generic]
-
-    def __init__(self, shape: ModelShape) -> None:
-        self._shape = shape
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self._shape = planner.shape
+        self._decode_plans: DecodePlans | None = None
+        self.parts: list[NDArray[np.generic]] = []
         self.clear()
 
     @property
     def rows(self) -> int:
-        """Rows that the buffer has."""
-        return int(self.buffer.shape[1])
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        return int(self.parts[0].shape[0])
 
     @property
     def capacity(self) -> int:
-        """Positions a row."""
-        return int(self.buffer.shape[3])
+        """Positions per row."""
+        return int(self.parts[0].shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        return sum(part.nbytes for part in self.parts)
 
     def bytes_needed(self, rows: int, positions: int) -> int:
-        """Size in bytes of a buffer for `rows` rows of `positions` positions."""
-        shape = self._shape
-        position = 2 * shape.layers * shape.width * shape.cache_itemsize
-        return rows * self._rounded(positions) * position
+        """Bytes for `rows` rows, those included that are there twice while the cache moves."""
+        parts = 2 * self._shape.layers
+        return (parts + 1) * rows * self._rounded(positions) * self._position_bytes // parts
 
     def reserve(
         self, rows: int, positions: int, used_rows: int, max_bytes: int | None = None
-    ) -> bool:
-        """Make room for `rows` rows of `positions` positions; keep the first `used_rows`.
-
-        Args:
-            rows: Rows that are needed.
-            positions: Positions a row that are needed, by the rows that are kept too.
-            used_rows: Rows to keep.
-            max_bytes: Give back rows and positions that are no longer needed before the buffer
-                grows beyond this; None keeps what it has.
-
-        Returns:
-            Whether the buffer moved, so that what was bound to it must be bound again.
-
-        Raises:
-            OutOfMemoryError: The device has no room for it; the cache is as it was, or empty if
-                no row was used.
-        """
+    ) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
         if rows <= self.rows and self._rounded(positions) <= self.capacity:
-            return False
+            return
         wider, longer = max(rows, self.rows), max(positions, self.capacity)
         if max_bytes is None or self.bytes_needed(wider, longer) <= max_bytes:
             rows, positions = wider, longer
         self._resize(rows, self._rounded(positions), used_rows)
-        return True
+
+    def shrink(self, rows: int, positions: int, used_rows: int) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        rows, capacity = min(rows, self.rows), min(self._rounded(positions), self.capacity)
+        if (rows, capacity) != (self.rows, self.capacity):
+            self._resize(rows, capacity, used_rows)
 
     def clear(self) -> None:
-        """Give the memory back."""
-        self.buffer = self._allocate(0, 0)
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        self._decode_plans = None
+        self.parts = [self._allocate(0, 0) for _ in range(2 * self._shape.layers)]
 
-    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
-        """Copy the positions from `start` to `length` of row `source` to row `target`.
-
-        Before `start` the two rows must be alike: a device copies whole blocks of positions.
-        """
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
         if source != target:
-            self.buffer[:, target, :, start:length] = self.buffer[:, source, :, start:length]
+            for part in self.parts:
+                part[target, :, :length] = part[source, :, :length]
 
     def copy_rows(
-        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int = 0
+        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int
     ) -> None:
-        """`copy` for several pairs of rows, as if all at once.
-
-        Every source is read before a target is written, so rows may change places.
-
-        Args:
-            sources: Rows to read; one may occur several times.
-            targets: Rows to write, one for each source; each may occur once.
-            length: Positions, of the longest row.
-            start: Where the first pair begins to differ.
-        """
+        """See `gpt2ja_onnx.device.base.Cache`."""
         if sources:
-            moved = self.buffer[:, sources, :, start:length]
-            self.buffer[:, targets, :, start:length] = moved
+            for part in self.parts:
+                part[targets, :, start:length] = part[sources, :, start:length]
 
-    def slices(self, start: int, stop: int) -> Any:
-        """The rows `start` to `stop` as `gpt2ja_onnx.device.cpu.session.Session.plan` takes them.
+    def plan(self, first: int, rows: int, new: int, positions: int) -> Plan:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        caches = [part[first : first + rows] for part in self.parts]
+        return self._planner.plan(caches, rows, new, positions)
 
-        Here every layer's keys and values, as contiguous arrays of the buffer.
-        """
-        return [layer[start:stop] for layer in self.buffer]
+    def decode_plan(self, rows: int) -> Plan:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        if self._decode_plans is None:
+            self._decode_plans = self._planner.decode_plans(self.parts)
+        return self._decode_plans(rows)
 
     def _resize(self, rows: int, capacity: int, used_rows: int) -> None:
-        resized = self._allocate(rows, capacity)
+        self._decode_plans = None  # would keep the old memory alive
+        if used_rows == 0:
+            self.clear()
         kept = min(capacity, self.capacity)
-        resized[:, :used_rows, :, :kept] = self.buffer[:, :used_rows, :, :kept]
-        self.buffer = resized
+        # Part by part, so that never more than one of them is there twice.
+        for index, part in enumerate(self.parts):
+            resized = self._allocate(rows, capacity)
+            resized[:used_rows, :, :kept] = part[:used_rows, :, :kept]
+            self.parts[index] = resized
+
+    @property
+    def _position_bytes(self) -> int:
+        shape = self._shape
+        return 2 * shape.layers * shape.width * shape.cache_itemsize
 
     def _rounded(self, positions: int) -> int:
         return min(-(-positions // GRAIN) * GRAIN, self._shape.context)
 
     def _allocate(self, rows: int, capacity: int) -> NDArray[np.generic]:
         shape = self._shape
-        return np.zeros(
-            (2 * shape.layers, rows, shape.heads, capacity, shape.head_size),
-            dtype=shape.cache_dtype,
-        )
+        return np.zeros((rows, shape.heads, capacity, shape.head_size), dtype=shape.cache_dtype)

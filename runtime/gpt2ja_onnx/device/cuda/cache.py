@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.device.cpu.cache import GRAIN, KVCache
-from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, View, device_error
+from gpt2ja_onnx.device.cpu.cache import GRAIN
+from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, View
+from gpt2ja_onnx.device.cuda.step import CudaPlan, Step
 from gpt2ja_onnx.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import ModelShape
+    from gpt2ja_onnx.device.cuda.block_mover import BlockMover
     from gpt2ja_onnx.device.cuda.memory import DeviceMemory
-    from gpt2ja_onnx.device.cuda.step import Step
-    from gpt2ja_onnx.device.providers import ort
+    from gpt2ja_onnx.device.cuda.step import Runner
 
 _WORD = 8
-# Blocks that one call moves: bounds the copy of them that the kernels keep between.
-_MOVED_AT_ONCE = 4096
 # The kernels that move blocks count words in 32 bits.
 _MOST_WORDS = 2**31 - 1
 
@@ -34,16 +32,14 @@ def bucket(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
-class CacheRows(NamedTuple):
-    """Rows `start` to `stop` of a cache."""
+class CudaCache:
+    """Implements `gpt2ja_onnx.device.base.Cache` on the device; its row count is a bucket.
 
-    cache: CudaCache
-    start: int
-    stop: int
-
-
-class CudaCache(KVCache):
-    """Keys and values on the device, in a buffer whose row count is a bucket.
+    Args:
+        shape: Sizes of the model.
+        memory: Where it is.
+        mover: Moves blocks of it.
+        runner: Runs the steps that read and write it.
 
     Blocks are what moves: a block is some positions of one head in one row, contiguous in the
     buffer of shape (2 × layers, rows, heads, capacity, head size).
@@ -54,17 +50,21 @@ class CudaCache(KVCache):
             buffer does, and the CUDA graphs that hold its addresses with them.
     """
 
-    def __init__(self, shape: ModelShape, memory: DeviceMemory, mover: BlockMover) -> None:
+    def __init__(
+        self, shape: ModelShape, memory: DeviceMemory, mover: BlockMover, runner: Runner
+    ) -> None:
+        self._shape = shape
         self._memory = memory
         self._mover = mover
+        self._runner = runner
         self._positions = math.gcd(GRAIN, shape.context)  # of a block
         self._words = self._positions * shape.head_size * shape.cache_itemsize // _WORD
         self.steps: dict[int, Step] = {}
-        super().__init__(shape)
+        self.clear()
 
     @property
     def rows(self) -> int:
-        """Rows that the buffer has."""
+        """See `gpt2ja_onnx.device.base.Cache`."""
         return int(self._blocks.shape[1])
 
     @property
@@ -72,23 +72,48 @@ class CudaCache(KVCache):
         """Positions a row."""
         return int(self._blocks.shape[3]) * self._positions
 
+    @property
+    def nbytes(self) -> int:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        return int(self._blocks.size) * self._words * _WORD
+
     def bytes_needed(self, rows: int, positions: int) -> int:
-        """Size in bytes of a buffer for `rows` rows of `positions` positions."""
-        return super().bytes_needed(bucket(rows), positions)
+        """See `gpt2ja_onnx.device.base.Cache`; while the memory moves there is more of it."""
+        capacity = self._rounded(positions)
+        return self._blocks_of(bucket(rows), capacity) * self._words * _WORD
+
+    def reserve(
+        self, rows: int, positions: int, used_rows: int, max_bytes: int | None = None
+    ) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        if rows <= self.rows and self._rounded(positions) <= self.capacity:
+            return
+        wider, longer = max(rows, self.rows), max(positions, self.capacity)
+        if max_bytes is None or self.bytes_needed(wider, longer) <= max_bytes:
+            rows, positions = wider, longer
+        self._resize(rows, self._rounded(positions), used_rows)
+
+    def shrink(self, rows: int, positions: int, used_rows: int) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        rows, capacity = min(rows, self.rows), min(self._rounded(positions), self.capacity)
+        if rows and (bucket(rows), capacity) != (self.rows, self.capacity):
+            self._resize(rows, capacity, used_rows)
 
     def clear(self) -> None:
-        """Give the memory back."""
-        self._use(None, self._table(0, 0))
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        self._release_steps()
+        self.storage: Any = None
+        self._blocks = self._table(0, 0)
 
-    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
-        """Copy the positions from `start` to `length` of row `source` to row `target`."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `gpt2ja_onnx.device.base.Cache`."""
         if source != target:
-            self.copy_rows([source], [target], length, start)
+            self.copy_rows([source], [target], length, 0)
 
     def copy_rows(
-        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int = 0
+        self, sources: Sequence[int], targets: Sequence[int], length: int, start: int
     ) -> None:
-        """`copy` for several pairs of rows, as if all at once."""
+        """See `gpt2ja_onnx.device.base.Cache`; whole blocks are copied."""
         moved = self._blocks[..., start // self._positions : -(-length // self._positions)]
         if not sources or not moved.size:
             return
@@ -100,9 +125,22 @@ class CudaCache(KVCache):
         buffer = self._view(self.storage, self._blocks.size)
         self._mover.move(buffer, buffer, origins, goals)
 
-    def slices(self, start: int, stop: int) -> CacheRows:
-        """The rows `start` to `stop` as `CudaSession.plan` takes them."""
-        return CacheRows(self, start, stop)
+    def plan(self, first: int, rows: int, new: int, positions: int) -> CudaPlan:
+        """See `gpt2ja_onnx.device.base.Cache`."""
+        return CudaPlan(self._step(first, rows, new, positions), rows)
+
+    def decode_plan(self, rows: int) -> CudaPlan:
+        """See `gpt2ja_onnx.device.base.Cache`; the rows are padded to a bucket."""
+        padded = bucket(rows)
+        if padded not in self.steps:
+            self.steps[padded] = self._step(0, padded, 1, 1)
+        return CudaPlan(self.steps[padded], rows)
+
+    def _step(self, first: int, rows: int, new: int, positions: int) -> Step:
+        views = self.views(first, first + rows)
+        return Step(
+            self._runner, self._memory, self._shape, views, self.storage, rows, new, positions
+        )
 
     def views(self, start: int, stop: int) -> list[View]:
         """Keys and values of every layer for some rows, as graphs are bound to them."""
@@ -116,18 +154,19 @@ class CudaCache(KVCache):
         ]
 
     def _resize(self, rows: int, capacity: int, used_rows: int) -> None:
+        self._release_steps()  # they hold the old memory, and logits of their own
         if used_rows == 0:
             self.clear()  # there may be room for the new buffer only without the old one
-        words = self.bytes_needed(rows, capacity) // _WORD
+        blocks = self._table(bucket(rows), capacity)
+        words = blocks.size * self._words
         if words > _MOST_WORDS:
             raise OutOfMemoryError(
                 f"a cache on the GPU has at most {_MOST_WORDS * _WORD >> 30} GiB, "
                 f"{words * _WORD >> 30} GiB are needed"
             )
-        blocks = self._table(bucket(rows), capacity)
         buffer = self._memory.empty(words)
         resized = self._view(buffer, blocks.size)
-        # What was never written may be no number, and no number times zero is no number.
+        # Uninitialised memory may hold NaN, and NaN × 0 is NaN.
         zeros = self._memory.upload(np.zeros(self._words, dtype=np.int64))
         everything = blocks.reshape(-1, 1)
         self._mover.move(self._view(zeros, 1), resized, np.zeros_like(everything), everything)
@@ -136,14 +175,19 @@ class CudaCache(KVCache):
             old, new = (table[:, :used_rows, :, :kept] for table in (self._blocks, blocks))
             source = self._view(self.storage, self._blocks.size)
             self._mover.move(source, resized, old.reshape(-1, 1), new.reshape(-1, 1))
-        self._use(buffer, blocks)
+        self.storage = buffer
+        self._blocks = blocks  # number of each block, (2 × layers, rows, heads, blocks per row)
 
-    def _use(self, buffer: Any, blocks: NDArray[np.int64]) -> None:
+    def _release_steps(self) -> None:
         for step in self.steps.values():
             step.release()
         self.steps = {}
-        self.storage = buffer
-        self._blocks = blocks  # number of each block, (2 × layers, rows, heads, blocks a row)
+
+    def _rounded(self, positions: int) -> int:
+        return min(-(-positions // GRAIN) * GRAIN, self._shape.context)
+
+    def _blocks_of(self, rows: int, capacity: int) -> int:
+        return 2 * self._shape.layers * rows * self._shape.heads * (capacity // self._positions)
 
     def _table(self, rows: int, capacity: int) -> NDArray[np.int64]:
         shape = (2 * self._shape.layers, rows, self._shape.heads, capacity // self._positions)
@@ -151,53 +195,3 @@ class CudaCache(KVCache):
 
     def _view(self, value: Any, blocks: int) -> View:
         return View(value.data_ptr(), (blocks, self._words), ELEMENT_TYPES["int64"])
-
-
-class BlockMover:
-    """Copies blocks between buffers on the device, by the graph in the bundle's `CACHE_FILE`."""
-
-    def __init__(self, session: ort.InferenceSession, memory: DeviceMemory) -> None:
-        self._session = session
-        self._memory = memory
-
-    def move(
-        self, source: View, target: View, origins: NDArray[np.int64], goals: NDArray[np.int64]
-    ) -> None:
-        """Copy blocks `origins` of `source` to the blocks `goals` of `target`.
-
-        Args:
-            source: Shape (blocks, words).
-            target: Shape (blocks, words); the same memory as `source`, or none of it.
-            origins: Shape (groups, pairs). Within a group, all blocks are read before the first
-                one is written; blocks of different groups must not overlap.
-            goals: Shape (groups, pairs).
-
-        Raises:
-            OutOfMemoryError: The device has no room for what is in between.
-        """
-        groups = max(1, _MOVED_AT_ONCE // origins.shape[1])
-        with self._memory.lock:
-            for start in range(0, len(origins), groups):
-                part = slice(start, start + groups)
-                self._move(source, target, origins[part].reshape(-1), goals[part].reshape(-1))
-
-    def _move(
-        self, source: View, target: View, origins: NDArray[np.int64], goals: NDArray[np.int64]
-    ) -> None:
-        memory, count = self._memory, len(origins)
-        indices = [memory.upload(origins), memory.upload(goals)]
-        moved = np.array([count, source.shape[1]], dtype=np.int64)
-        binding = self._session.io_binding()
-        memory.bind_input(binding, names.MOVE_SOURCE, source)
-        memory.bind_input(binding, names.MOVE_TARGET, target)
-        for name, value, shape in zip(
-            (names.MOVE_FROM, names.MOVE_TO), indices, ((count,), (count, 1)), strict=True
-        ):
-            view = View(value.data_ptr(), shape, ELEMENT_TYPES["int64"])
-            memory.bind_input(binding, name, view)
-        binding.bind_cpu_input(names.MOVE_SHAPE, moved)
-        memory.bind_output(binding, names.MOVED, target)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise device_error(error) from error

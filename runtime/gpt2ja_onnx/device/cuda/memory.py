@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpt2ja_onnx.device.cpu.session import first_line
-from gpt2ja_onnx.device.providers import ort
+from gpt2ja_onnx.device.providers import first_line, ort
 from gpt2ja_onnx.errors import Gpt2jaError, OutOfMemoryError, ProviderError
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "float16": 10, "bfloat16"
 _EXHAUSTED = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 _ALIGNMENT = 256  # bytes; what CUDA's own allocator aligns to
 _WORD = 8
+# One for all models of the process: a capture forbids the calls of every other thread.
+_LOCK = threading.RLock()
 
 
 class View(NamedTuple):
@@ -38,13 +39,13 @@ class DeviceMemory:
 
     Attributes:
         kind: onnxruntime's name of the device. The tests run the same code on ``cpu``.
-        lock: Held by whoever runs a graph or copies: while a CUDA graph is being captured, no
-            other thread may call CUDA.
+        lock: Held by whoever runs a graph, allocates or copies: while a CUDA graph is being
+            captured, no other thread may call CUDA.
     """
 
     def __init__(self, kind: str = "cuda") -> None:
         self.kind = kind
-        self.lock = threading.RLock()
+        self.lock = _LOCK
 
     def empty(self, words: int) -> Any:
         """An OrtValue of `words` 8-byte words, not initialised.
@@ -52,15 +53,17 @@ class DeviceMemory:
         Raises:
             OutOfMemoryError: The device has no room for it.
         """
-        try:
-            return ort.OrtValue.ortvalue_from_shape_and_type((words,), np.int64, self.kind, 0)
-        except Exception as error:
-            raise device_error(error) from error
+        with self.lock:
+            try:
+                return ort.OrtValue.ortvalue_from_shape_and_type((words,), np.int64, self.kind, 0)
+            except Exception as error:
+                raise device_error(error) from error
 
     def upload(self, array: NDArray[np.int64]) -> Any:
         """An OrtValue with a copy of `array`."""
-        value = self.empty(array.size)
-        value.update_inplace(np.ascontiguousarray(array).reshape(-1))
+        with self.lock:
+            value = self.empty(array.size)
+            value.update_inplace(np.ascontiguousarray(array).reshape(-1))
         return value
 
     def bind_input(self, binding: Any, name: str, view: View) -> None:

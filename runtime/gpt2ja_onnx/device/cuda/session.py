@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from typing import TYPE_CHECKING
 
 from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.device.cpu.session import Session, first_line
-from gpt2ja_onnx.device.cuda.cache import BlockMover, CudaCache, bucket
+from gpt2ja_onnx.device.cuda.block_mover import BlockMover
+from gpt2ja_onnx.device.cuda.cache import CudaCache
 from gpt2ja_onnx.device.cuda.memory import DeviceMemory, device_error
-from gpt2ja_onnx.device.cuda.step import CudaPlan, Step
-from gpt2ja_onnx.device.providers import ort
+from gpt2ja_onnx.device.graph_file import check_inputs, environment, load_graph, session_options
+from gpt2ja_onnx.device.providers import first_line, ort
 from gpt2ja_onnx.errors import BundleError, OutOfMemoryError, ProviderError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2ja_onnx.bundle.manifest import Manifest
-    from gpt2ja_onnx.device.cuda.cache import CacheRows
+    from gpt2ja_onnx.device.cuda.step import Step
 
 _PROVIDER = "CUDAExecutionProvider"
 _GRAPH_ID = "gpu_graph_id"
 _UNCAPTURED = "-1"
+_MOST_GRAPHS = 256
+# On GPUs of compute capability 9 and above prompts would go to cuDNN, which keeps a plan for each
+# shape without limit; flash attention takes any shape. Read while a session is made.
+_CUDNN_ATTENTION = "ORT_ENABLE_CUDNN_FLASH_ATTENTION"
 
 
-class CudaSession(Session):
-    """A graph that is loaded on a GPU.
+class CudaSession:
+    """Implements `gpt2ja_onnx.device.base.Session` on a GPU.
 
     A decoding call over the first rows of a cache is padded to a bucket of rows. From its second
     run on it replays a CUDA graph, captured then: one of a cache that is used once costs nothing.
@@ -42,6 +45,7 @@ class CudaSession(Session):
     Raises:
         BundleError: onnxruntime cannot load the graph, or its tensors are not the contract's.
         ProviderError: onnxruntime cannot run it on a GPU here.
+        SettingError: `threads` is below 1.
     """
 
     prompt_tokens = 2048
@@ -56,26 +60,20 @@ class CudaSession(Session):
         cuda_graphs: bool = True,
         memory: DeviceMemory | None = None,
     ) -> None:
+        self.manifest = manifest
+        self.shape = manifest.shape
         self.memory = memory or DeviceMemory()
         self.captures = cuda_graphs
-        self._graph_ids = itertools.count(1)
-        super().__init__(directory, manifest, threads=threads)
-        mover = self._load(directory / names.CACHE_FILE)
-        self._mover = BlockMover(mover, self.memory)
+        self._threads = threads
+        self._path = directory / names.MODEL_FILE
+        self._captured = 0  # graphs, since the session was opened
+        self._session = self._load(self._path)
+        check_inputs(self._session, self.shape, self._path)
+        self._mover = BlockMover(self._load(directory / names.CACHE_FILE), self.memory)
 
     def new_cache(self) -> CudaCache:
-        """An empty cache, of which `plan` takes rows."""
-        return CudaCache(self.shape, self.memory, self._mover)
-
-    def plan(self, rows: int, new: int, positions: int, caches: CacheRows) -> CudaPlan:  # type: ignore[override]
-        """See `gpt2ja_onnx.device.cpu.session.Session.plan`."""
-        cache = caches.cache
-        if new > 1 or positions > 1 or caches.start:
-            return CudaPlan(Step(self, rows, new, positions, caches), rows)
-        padded = bucket(rows)
-        if padded not in cache.steps:
-            cache.steps[padded] = Step(self, padded, 1, 1, cache.slices(0, padded))
-        return CudaPlan(cache.steps[padded], rows)
+        """See `gpt2ja_onnx.device.base.Session`."""
+        return CudaCache(self.shape, self.memory, self._mover, self)
 
     def run(self, step: Step) -> None:
         """Run a step, by its captured graph if it decodes and has run before.
@@ -84,20 +82,28 @@ class CudaSession(Session):
             OutOfMemoryError: The device has no room for what is in between.
             ProviderError: The run failed for another reason.
         """
+        captured = self.captures and step.new == 1 and step.runs > 0
+        if captured and step.graph_id is None and self._captured >= _MOST_GRAPHS:
+            # Graphs that were let go of may stay in onnxruntime: a new session is free of them.
+            self._reopen()
         if step.bound_to is not self._session:
             step.bind(self._session)
-        captured = self.captures and step.new == 1 and step.runs > 0
-        if captured and step.graph_id is None:
-            step.graph_id = next(self._graph_ids)
+        first = captured and step.graph_id is None
+        if first:
+            self._captured += 1
+            step.graph_id = self._captured
         options = ort.RunOptions()
         options.add_run_config_entry(_GRAPH_ID, str(step.graph_id) if captured else _UNCAPTURED)
         try:
             self._session.run_with_iobinding(step.binding, options)
         except Exception as error:
             failure = device_error(error)
+            if captured:
+                # What failed within a capture leaves the stream capturing: only a new session
+                # runs again.
+                self._stop_capturing(first_line(error))
             if not captured or isinstance(failure, OutOfMemoryError):
                 raise failure from error
-            self._stop_capturing(first_line(error))
             self.run(step)
 
     def release(self, step: Step) -> None:
@@ -108,12 +114,12 @@ class CudaSession(Session):
     def _load(self, path: Path) -> ort.InferenceSession:
         """Open a graph on the GPU, without captured graphs if it cannot be opened with them."""
         try:
-            return super()._load(path)
+            return load_graph(path, self._open)
         except BundleError as error:
             if not self.captures:
                 raise
             self.captures = False
-            session = super()._load(path)
+            session = load_graph(path, self._open)
             _warn(str(error))
             return session
 
@@ -124,9 +130,13 @@ class CudaSession(Session):
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": str(int(captures)),
         }
-        session = ort.InferenceSession(
-            str(path), self._options(), providers=[(_PROVIDER, options)], enable_fallback=False
-        )
+        with environment(_CUDNN_ATTENTION, "0"):
+            session = ort.InferenceSession(
+                str(path),
+                session_options(self._threads),
+                providers=[(_PROVIDER, options)],
+                enable_fallback=False,
+            )
         if _PROVIDER not in session.get_providers():
             raise ProviderError(
                 "onnxruntime cannot start CUDA here; its own lines above say why, and "
@@ -137,8 +147,13 @@ class CudaSession(Session):
     def _stop_capturing(self, reason: str) -> None:
         """Open the graph anew: a session that captures once would capture every call."""
         self.captures = False
-        self._session = super()._load(self._path)
+        self._reopen()
         _warn(reason)
+
+    def _reopen(self) -> None:
+        del self._session  # its weights go before they come again
+        self._captured = 0
+        self._session = self._load(self._path)
 
 
 def _warn(reason: str) -> None:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.device.cpu.session import check_lengths
+from gpt2ja_onnx.device.base import JoinedLogits, Scores
+from gpt2ja_onnx.device.cpu.plan import check_lengths
 from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, Packed, View
-from gpt2ja_onnx.device.logits import DeviceLogits
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device.cuda.cache import CacheRows
-    from gpt2ja_onnx.device.cuda.session import CudaSession
+    from gpt2ja_onnx.bundle.manifest import ModelShape
+    from gpt2ja_onnx.device.base import Floats, Logits
+    from gpt2ja_onnx.device.cuda.memory import DeviceMemory
+
+
+class Runner(Protocol):
+    """Runs steps: a session."""
+
+    def run(self, step: Step) -> None:
+        """Bind a step if it is not bound yet, and run it."""
+
+    def release(self, step: Step) -> None:
+        """Let go of a step's captured graph."""
 
 
 class Step:
@@ -25,9 +38,19 @@ class Step:
     What it takes goes over in one copy and what is read of it comes back in another; caches and
     logits stay where they are.
 
+    Args:
+        runner: Runs it.
+        memory: Where the buffers are.
+        shape: Sizes of the model.
+        caches: Keys and values of every layer for the rows.
+        owner: What owns their memory.
+        rows: Rows that are computed.
+        new: Tokens per row.
+        positions: Positions per row that get logits.
+
     Attributes:
         rows: Rows that are computed.
-        new: Tokens a row.
+        new: Tokens per row.
         inputs: What goes over, by the graph's names.
         outputs: What comes back, by the graph's names.
         runs: How often it has run.
@@ -36,12 +59,21 @@ class Step:
     """
 
     def __init__(
-        self, session: CudaSession, rows: int, new: int, positions: int, caches: CacheRows
+        self,
+        runner: Runner,
+        memory: DeviceMemory,
+        shape: ModelShape,
+        caches: list[View],
+        owner: object,
+        rows: int,
+        new: int,
+        positions: int,
     ) -> None:
-        shape, memory = session.shape, session.memory
-        self._session = session
-        self._caches = caches.cache.views(caches.start, caches.stop)
-        self._storage = caches.cache.storage  # the addresses are good as long as it lives
+        self._runner = runner
+        self._memory = memory
+        self._shape = shape
+        self._caches = caches
+        self._owner = owner  # of the caches' memory: the addresses are good as long as it lives
         self.rows, self.new = rows, new
         self._starts = np.arange(rows)[:, None] * new  # of the rows in the line of all tokens
         best = (rows, positions, shape.candidates)
@@ -69,7 +101,6 @@ class Step:
         )
         self._logits_read: NDArray[np.float32] | None = None
         self._total = np.zeros((), dtype=np.int32)  # GroupQueryAttention takes it from the CPU
-        self.logits = DeviceLogits.over(rows, positions, shape.vocab_size, self.read_logits)
         self.runs = 0
         self.graph_id: int | None = None
         self.binding: Any = None
@@ -77,11 +108,11 @@ class Step:
 
     def bind(self, session: ort.InferenceSession) -> None:
         """Bind all buffers to a session."""
-        memory = self._session.memory
+        memory = self._memory
         self.graph_id = None
         self.bound_to = session
         self.binding = session.io_binding()
-        for layer in range(self._session.shape.layers):
+        for layer in range(self._shape.layers):
             parts = self._caches[2 * layer : 2 * layer + 2]
             for part, view in zip(names.CACHE_PARTS, parts, strict=True):
                 memory.bind_input(self.binding, names.past_name(layer, part), view)
@@ -99,7 +130,7 @@ class Step:
         rows, capacity = len(lengths), self._caches[0].shape[2]
         longest = check_lengths(lengths, self.new, capacity)
         for array in self.inputs.values():
-            array[rows:] = 0  # one token at the start of a row that nobody has
+            array[rows:] = 0  # a padding row: one token at its start
         np.subtract(lengths, 1, out=self.inputs[names.SEQLENS_K][:rows])
         self.inputs[names.LOGIT_POSITIONS][:rows] = positions
         self.inputs[names.LOGIT_POSITIONS] += self._starts
@@ -107,9 +138,9 @@ class Step:
         # one. The kernels size their work by it, and compute by the rows' own lengths.
         self._total[...] = capacity if self.new == 1 else max(longest, self.new)
         self._logits_read = None
-        with self._session.memory.lock:
+        with self._memory.lock:
             self._packed_inputs.upload()
-            self._session.run(self)
+            self._runner.run(self)
             self._packed_outputs.download()
         self.runs += 1
         _order_ties(self.outputs[names.CANDIDATE_SCORES], self.outputs[names.CANDIDATE_IDS])
@@ -118,38 +149,87 @@ class Step:
 
     def release(self) -> None:
         """Let go of the captured graph: the addresses in it are about to end."""
-        self._session.release(self)
+        self._runner.release(self)
         self.graph_id = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits per position."""
+        return self._shape.vocab_size
 
     def read_logits(self) -> NDArray[np.float32]:
         """All logits, shape (rows, positions, vocabulary); copied once after each run."""
         if self._logits_read is None:
             shape = self._logits_view.shape
-            with self._session.memory.lock:
+            with self._memory.lock:
                 words = self._logits.numpy()
             self._logits_read = words.view(np.float32)[: np.prod(shape)].reshape(shape)
         return self._logits_read
 
 
+class DeviceLogits:
+    """Logits of a step's first rows; all are copied to main memory when the first one is read.
+
+    Args:
+        step: Whose logits they are, until it runs again.
+        rows: How many rows.
+    """
+
+    def __init__(self, step: Step, rows: int) -> None:
+        self._step = step
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def vocab_size(self) -> int:
+        """See `gpt2ja_onnx.device.base.Logits`."""
+        return self._step.vocab_size
+
+    def row(self, row: int) -> Floats:
+        """See `gpt2ja_onnx.device.base.Logits`."""
+        scores: Floats = self._step.read_logits()[row, 0]
+        return scores
+
+    def read(self) -> Floats:
+        """See `gpt2ja_onnx.device.base.Logits`."""
+        return self._step.read_logits()[: self._rows, 0]
+
+    def take(self, rows: Sequence[int]) -> Logits:
+        """See `gpt2ja_onnx.device.base.Logits`."""
+        return JoinedLogits([(self, row) for row in rows])
+
+
 class CudaPlan:
-    """The first rows of a step, used as `gpt2ja_onnx.device.cpu.session.Plan` is.
+    """Implements `gpt2ja_onnx.device.base.Plan` over the first rows of a step.
 
     The candidates of a row whose logits are not all finite are NaN.
     """
 
     def __init__(self, step: Step, rows: int) -> None:
         self._step = step
+        self._rows = rows
         self.input_ids = step.inputs[names.INPUT_IDS][:rows]
         self.position_ids = step.inputs[names.POSITION_IDS][:rows]
         self.lengths = np.zeros(rows, dtype=np.int32)
         self.logit_positions = np.zeros_like(step.inputs[names.LOGIT_POSITIONS][:rows])
-        self.candidate_scores = step.outputs[names.CANDIDATE_SCORES][:rows]
-        self.candidate_ids = step.outputs[names.CANDIDATE_IDS][:rows]
-        self.logits = step.logits[:rows]
 
     def run(self) -> None:
-        """Run the graph over what the buffers hold."""
+        """See `gpt2ja_onnx.device.base.Plan`."""
         self._step.run(self.lengths, self.logit_positions)
+
+    def scores(self) -> Scores:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return Scores(
+            self._step.outputs[names.CANDIDATE_SCORES][: self._rows, 0],
+            self._step.outputs[names.CANDIDATE_IDS][: self._rows, 0],
+            DeviceLogits(self._step, self._rows),
+        )
+
+    def all_logits(self) -> Floats:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return self._step.read_logits()[: self._rows]
 
 
 def _order_ties(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:

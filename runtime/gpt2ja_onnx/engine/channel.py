@@ -1,0 +1,117 @@
+"""Hands over what the engine's thread makes, to threads and to tasks of event loops."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class Channel(Generic[T]):
+    """Items in the order in which they were put, and then the end.
+
+    One side puts and closes, any number of threads and tasks read and wait. No thread is spent on
+    those who wait: each leaves a call that wakes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._readers: list[Callable[[], object]] = []
+        self._joiners: list[Callable[[], object]] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be put."""
+        return self._closed
+
+    def put(self, item: T) -> None:
+        """Hand over an item."""
+        with self._lock:
+            self._items.append(item)
+            woken, self._readers = self._readers, []
+        _wake(woken)
+
+    def close(self) -> None:
+        """Say that nothing more comes; closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            woken = self._readers + self._joiners
+            self._readers, self._joiners = [], []
+        _wake(woken)
+
+    def get(self) -> T | None:
+        """Wait for the next item, and take it; None at the end."""
+        while True:
+            with self._lock:
+                if self._items:
+                    return self._items.popleft()
+                if self._closed:
+                    return None
+                gate = _gate()
+                self._readers.append(gate.release)
+            gate.acquire()
+
+    async def aget(self) -> T | None:
+        """`get` for asyncio."""
+        while True:
+            with self._lock:
+                if self._items:
+                    return self._items.popleft()
+                if self._closed:
+                    return None
+                future = _future(self._readers)
+            await future
+
+    def join(self) -> None:
+        """Wait for the end."""
+        with self._lock:
+            if self._closed:
+                return
+            gate = _gate()
+            self._joiners.append(gate.release)
+        gate.acquire()
+
+    async def ajoin(self) -> None:
+        """`join` for asyncio."""
+        with self._lock:
+            if self._closed:
+                return
+            future = _future(self._joiners)
+        await future
+
+
+def _gate() -> threading.Lock:
+    """A lock that is held; who waits for it is woken by its release, and by signals."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
+
+
+def _future(wakers: list[Callable[[], object]]) -> asyncio.Future[None]:
+    """A future of the running loop, that a call left among `wakers` resolves."""
+    import asyncio  # takes 40 ms, which most programs of one prompt need not spend
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def resolve() -> None:
+        if not future.done():  # it may have been cancelled
+            future.set_result(None)
+
+    wakers.append(lambda: loop.call_soon_threadsafe(resolve))
+    return future
+
+
+def _wake(wakers: list[Callable[[], object]]) -> None:
+    for wake in wakers:
+        with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile
+            wake()

@@ -1,0 +1,92 @@
+"""The best tokens of one row, after the processors that change single tokens' scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx.device.base import Floats, Ids
+    from gpt2ja_onnx.sampling.state import SamplerState
+
+
+def best_tokens(
+    scores: Floats, ids: Ids, logits: Floats, state: SamplerState
+) -> tuple[Floats, Ids]:
+    """The best tokens of one row.
+
+    Args:
+        scores: Best scores, sorted downwards, shape (candidates,).
+        ids: Their token ids, shape (candidates,).
+        logits: All scores, shape (vocabulary,); read only when the candidates are not enough.
+        state: The sequence's settings and history.
+
+    Returns:
+        Changed scores and their ids, sorted downwards, equal scores by rising id: at least the
+        `state.kept_at_most` best ones and those tied with the last of them.
+
+    Raises:
+        GenerationError: A processor of the user's own failed.
+    """
+    complete = len(scores) == len(logits)
+    best = best_of_candidates(scores, ids, state, complete=complete)
+    return best_of_all(logits, state) if best is None else best
+
+
+def best_of_candidates(
+    scores: Floats, ids: Ids, state: SamplerState, *, complete: bool
+) -> tuple[Floats, Ids] | None:
+    """As `best_tokens`, from the candidates; None if all scores must be looked at.
+
+    Args:
+        scores: Best scores, sorted downwards, shape (candidates,).
+        ids: Their token ids, shape (candidates,).
+        state: The sequence's settings and history.
+        complete: Whether the candidates are the whole vocabulary.
+    """
+    kept = state.kept_at_most
+    if not complete and not 0 < kept < len(scores):
+        return None
+    if state.processed(ids):
+        if complete:
+            return None
+        # As long as scores only fall, no token outside can rise above the lowest raw candidate.
+        if not all(p.lowers_only for p in state.processors if p.active(state.history, ids)):
+            return None
+        lowest = scores[-1]
+        scores = scores.copy()
+        process(scores, ids, state)
+        order = np.lexsort((ids, -scores))
+        scores, ids = scores[order], ids[order]
+        return (scores, ids) if scores[kept - 1] > lowest else None
+    if not complete and not scores[kept - 1] > scores[-1]:
+        return None
+    return scores, ids
+
+
+def best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
+    """As `best_tokens`, from all scores, shape (vocabulary,)."""
+    scores = logits.copy()
+    every = np.arange(len(scores), dtype=np.int64)
+    process(scores, every, state)
+    kept = state.kept_at_most
+    if 0 < kept < len(scores):
+        edge = np.partition(scores, -kept)[-kept]
+        every = np.flatnonzero(scores >= edge)
+        scores = scores[every]
+    order = np.lexsort((every, -scores))
+    return scores[order], every[order]
+
+
+def process(scores: Floats, ids: Ids, state: SamplerState) -> None:
+    """Apply the processors of a sequence, in place and in their order.
+
+    Args:
+        scores: Shape (n,).
+        ids: Their token ids, shape (n,).
+        state: The sequence's settings and history.
+    """
+    for processor in state.processors:
+        if processor.active(state.history, ids):
+            processor(state.history, scores, ids)

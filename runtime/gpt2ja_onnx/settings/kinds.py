@@ -1,0 +1,327 @@
+"""Kinds of settings: what values they take, how a value is checked, and how it is described."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from gpt2ja_onnx.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    # A sequence's ids so far, shape (length,), and all its scores, shape (vocabulary,), to scores.
+    LogitsProcessor = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]
+
+# Above what any model or machine has, and still a C int: sums and arrays of it are safe.
+MOST = 2**31 - 1
+MOST_ITEMS = 100_000
+LARGEST = 1e30  # of numbers without a bound of their own: fits float32, and products of it float64
+
+
+class Kind(Protocol):
+    """How the values of one setting are checked."""
+
+    @property
+    def accepts(self) -> str:
+        """The type that callers may give, as an annotation."""
+
+    def check(self, name: str, value: object) -> Any:
+        """The value as it is kept.
+
+        Raises:
+            SettingError: It is not one that the setting takes.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or False."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "bool"
+
+    def check(self, name: str, value: object) -> bool:
+        """See `Kind`."""
+        if not isinstance(value, bool):
+            raise SettingError(f"{name} must be True or False, not {value!r}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number in a range, both ends included.
+
+    Attributes:
+        low: The smallest one.
+        high: The largest one.
+        optional: None is allowed.
+    """
+
+    low: int
+    high: int = MOST
+    optional: bool = False
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "int | None" if self.optional else "int"
+
+    def check(self, name: str, value: object) -> int | None:
+        """See `Kind`."""
+        if value is None and self.optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise SettingError(f"{name} must be a whole number, not {value!r}")
+        if not self.low <= value <= self.high:
+            end = f" and at most {self.high}" if self.high < MOST or value > self.high else ""
+            raise SettingError(f"{name} must be at least {self.low}{end}, not {_short(value)}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in a range.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+        with_low: The lower end itself is allowed.
+        with_high: The upper end itself is allowed.
+        optional: None is allowed.
+    """
+
+    low: float
+    high: float = LARGEST
+    with_low: bool = True
+    with_high: bool = True
+    optional: bool = False
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "float | None" if self.optional else "float"
+
+    def check(self, name: str, value: object) -> float | None:
+        """See `Kind`."""
+        if value is None and self.optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingError(f"{name} must be a number, not {value!r}")
+        above = value >= self.low if self.with_low else value > self.low
+        below = value <= self.high if self.with_high else value < self.high
+        if not (above and below):
+            left = f"{'at least' if self.with_low else 'above'} {self.low:g}"
+            right = f" and {'at most' if self.with_high else 'below'} {self.high:g}"
+            end = right if self.high < LARGEST or value > self.high else ""
+            raise SettingError(f"{name} must be {left}{end}, not {_short(value)}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """When a beam search ends: True, False or "never"."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return 'bool | Literal["never"]'
+
+    def check(self, name: str, value: object) -> bool | Literal["never"]:
+        """See `Kind`."""
+        if isinstance(value, bool) or value == "never":
+            return value
+        raise SettingError(f'{name} must be True, False or "never", not {value!r}')
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Strings that are not empty; one may stand without a list."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "str | Sequence[str]"
+
+    def check(self, name: str, value: object) -> tuple[str, ...]:
+        """See `Kind`."""
+        values = (value,) if isinstance(value, str) else _items(value)
+        if values is None or not all(isinstance(item, str) and item for item in values):
+            raise SettingError(f"{name} must be strings that are not empty, not {value!r}")
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """Token ids; one may stand without a list.
+
+    Attributes:
+        optional: None is allowed, and is not the same as none.
+    """
+
+    optional: bool = False
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "int | Sequence[int]" + (" | None" if self.optional else "")
+
+    def check(self, name: str, value: object) -> tuple[int, ...] | None:
+        """See `Kind`."""
+        if value is None and self.optional:
+            return None
+        return _ids(name, (value,) if _is_id(value) else value)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLists:
+    """Lists of token ids, none of them empty."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "Sequence[Sequence[int]]"
+
+    def check(self, name: str, value: object) -> tuple[tuple[int, ...], ...]:
+        """See `Kind`."""
+        words = _items(value)
+        if words is None or not all(isinstance(word, list | tuple) for word in words):
+            raise SettingError(f"{name} must be a list of lists of token ids")
+        checked = tuple(_ids(name, word) for word in words)
+        if not all(checked):
+            raise SettingError(f"{name} must not hold an empty list")
+        return checked
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBiases:
+    """A number for some token ids; ids may be strings, as in JSON.
+
+    Attributes:
+        limit: The largest absolute value of a number.
+    """
+
+    limit: float
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "Mapping[int, float] | Mapping[str, float]"
+
+    def check(self, name: str, value: object) -> tuple[tuple[int, float], ...]:
+        """See `Kind`."""
+        if value is None or value == ():
+            return ()
+        if isinstance(value, tuple):  # as it is kept
+            value = dict(value)
+        if not isinstance(value, Mapping) or len(value) > MOST_ITEMS:
+            raise SettingError(f"{name} must map token ids to numbers, not {_short(value)}")
+        found: dict[int, float] = {}
+        for key, bias in value.items():
+            token = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
+            if not _is_id(token):
+                raise SettingError(f"{name} must have token ids as keys, not {key!r}")
+            found[token] = _bias(name, bias, self.limit)
+        return tuple(sorted(found.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBiases:
+    """A number for some token sequences: a mapping of tuples, or pairs of a list and a number."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]]"
+
+    def check(self, name: str, value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
+        """See `Kind`."""
+        pairs = tuple(value.items()) if isinstance(value, Mapping) else _items(value)
+        if pairs is None or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+            raise SettingError(f"{name} must map sequences of token ids to numbers")
+        checked = {_ids(name, ids): _bias(name, bias, LARGEST) for ids, bias in pairs}
+        if () in checked:
+            raise SettingError(f"{name} must not hold an empty sequence")
+        return tuple(checked.items())
+
+
+@dataclass(frozen=True, slots=True)
+class LengthDecay:
+    """Where an exponential penalty starts, counted in new tokens, and its factor."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "tuple[int, float] | None"
+
+    def check(self, name: str, value: object) -> tuple[int, float] | None:
+        """See `Kind`."""
+        if value is None:
+            return None
+        parts = _items(value)
+        if parts is None or len(parts) != 2:
+            raise SettingError(f"{name} must be a start and a factor, not {value!r}")
+        start = Whole(0).check(f"{name}'s start", parts[0])
+        factor = Number(0, 1e3, with_low=False).check(f"{name}'s factor", parts[1])
+        assert start is not None
+        assert factor is not None
+        return start, factor
+
+
+@dataclass(frozen=True, slots=True)
+class Callables:
+    """Functions of a user's own."""
+
+    @property
+    def accepts(self) -> str:
+        """See `Kind`."""
+        return "Sequence[LogitsProcessor]"
+
+    def check(self, name: str, value: object) -> tuple[Any, ...]:
+        """See `Kind`."""
+        values = _items(value)
+        if values is None or not all(callable(item) for item in values):
+            raise SettingError(f"{name} must be a list of callables")
+        return values
+
+
+def _items(value: object) -> tuple[Any, ...] | None:
+    """The items of a list or a tuple; none for None; None for anything else."""
+    if value is None:
+        return ()
+    if isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
+        return tuple(value)
+    return None
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    values = _items(value)
+    if values is None or not all(_is_id(item) for item in values):
+        raise SettingError(f"{name} must be token ids, not {_short(value)}")
+    return tuple(int(item) for item in values)
+
+
+def _is_id(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= MOST
+
+
+def _bias(name: str, value: object, limit: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= limit:
+        raise SettingError(
+            f"{name} must hold numbers from {-limit:g} to {limit:g}, not {_short(value)}"
+        )
+    return float(value)
+
+
+def _short(value: object) -> str:
+    """A value for a message: whole, unless it is very long."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
