@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2ja_onnx.device.cuda.memory import DeviceMemory
 from gpt2ja_onnx.device.cuda.session import CudaSession
+from gpt2ja_onnx.device.graph_file import session_options
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
@@ -91,5 +92,6 @@ class TestedSession(CudaSession):
             raise RuntimeError("all compute graph nodes have not been partitioned to CUDA")
         if self.real:
             return Recorder(super()._open(path), real=True)
-        inner = ort.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
+        options = session_options(1)
+        inner = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return Recorder(inner, real=False)

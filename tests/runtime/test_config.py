@@ -34,7 +34,10 @@ def test_defaults_are_those_of_transformers() -> None:
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
         ({"temperature": None}, "temperature must be a number"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"min_new_tokens": 30, "max_new_tokens": 20}, r"min_new_tokens \(30\) must not be above max_new_tokens \(20\)"),
+        (
+            {"min_new_tokens": 30, "max_new_tokens": 20},
+            r"min_new_tokens \(30\) must not be above max_new_tokens \(20\)",
+        ),
         ({"seed": -1}, "seed must be at least 0"),
         ({"seed": 2**64}, "seed must be at least 0 and at most"),
         ({"stop": ""}, "stop must be strings that are not empty"),

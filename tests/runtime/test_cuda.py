@@ -13,14 +13,16 @@ import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.verify import _logits
-from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx import GPT2Ja, Request
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.manifest import read_manifest
-from gpt2ja_onnx.device.cpu.session import Session
+from gpt2ja_onnx.device import graph_file
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.device.cuda.memory import Packed
+from gpt2ja_onnx.device.cuda.session import CudaSession
 from gpt2ja_onnx.device.cuda.step import Step, _order_ties
 from gpt2ja_onnx.engine.engine import Engine
-from gpt2ja_onnx.engine.request import Request
+from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.errors import GenerationError
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 from tests.fake_cuda import TestedSession
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gpt2ja_onnx import GenerationResult
     from gpt2ja_onnx.device.cuda.cache import CudaCache
-    from gpt2ja_onnx.engine.request import GenerationResult
+    from gpt2ja_onnx.device.providers import ort
 
 PROMPTS = ["朝の市場には、", "彼は", "図", "朝の市場には、新しい野菜が並ぶ。彼は", "夜の"]
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 40, "suppress_tokens": [3]}
@@ -51,8 +54,7 @@ def make(real: bool, cuda_bundle: Path) -> Iterator[Callable[..., tuple[GPT2Ja, 
         manifest = read_manifest(cuda_bundle)
         session = TestedSession(cuda_bundle, manifest, real=real, **options)
         tokenizer = Tokenizer(cuda_bundle / names.TOKENIZER_FILE)
-        engine = Engine(session, max_rows=batch_size, cache=session.new_cache())
-        opened.append(GPT2Ja(manifest, tokenizer, session, engine))
+        opened.append(GPT2Ja(manifest, tokenizer, session, device="cuda", batch_size=batch_size))
         return opened[-1], session
 
     yield load
@@ -67,12 +69,14 @@ def reference(cuda_bundle: Path) -> Iterator[GPT2Ja]:
 
 
 @pytest.fixture
-def check(real: bool, reference: GPT2Ja) -> Callable[..., None]:
+def check(real: bool, reference: GPT2Ja, cuda_bundle: Path) -> Callable[..., None]:
     """A function that holds results against the CPU's.
 
     The same code on the CPU gives the same tokens. A GPU rounds differently: there each token
     that was taken greedily must be the best one for the CPU too, to the accuracy of fp16.
     """
+
+    session = CpuSession(cuda_bundle, read_manifest(cuda_bundle), threads=2)
 
     def same(results: list[GenerationResult], prompts: str | list[str], **settings: Any) -> None:
         expected = reference.generate(prompts, **settings)
@@ -81,7 +85,7 @@ def check(real: bool, reference: GPT2Ja) -> Callable[..., None]:
                 assert mine.token_ids == theirs.token_ids
             elif not settings["do_sample"] and "num_beams" not in settings:
                 text = [*reference.tokenizer.encode(mine.prompt), *mine.token_ids]
-                (logits,) = _logits(reference._session, [np.array(text)])
+                (logits,) = _logits(session, [np.array(text)])
                 logits[:, settings["suppress_tokens"]] = -np.inf
                 places = np.arange(mine.prompt_tokens, len(text))
                 chosen = logits[places - 1, np.array(text)[places]]
@@ -141,20 +145,20 @@ def test_padding_changes_nothing(make: Any) -> None:
     for rows in (3, 4):  # both run in the bucket of 4
         cache: CudaCache = session.new_cache()
         cache.reserve(4, 64, 0)
-        prompt = session.plan(4, 5, 1, cache.slices(0, 4))
+        prompt = cache.plan(0, 4, 5, 1)
         prompt.input_ids[:] = np.arange(20).reshape(4, 5) + 10
         prompt.position_ids[:] = np.arange(5)
         prompt.logit_positions[:] = 4
         prompt.lengths[:] = 5
         prompt.run()
         for step in range(4):
-            plan = session.plan(rows, 1, 1, cache.slices(0, rows))
+            plan = cache.decode_plan(rows)
             plan.input_ids[:, 0] = np.arange(rows) + 30 + step
             plan.position_ids[:, 0] = 5 + step
             plan.lengths[:] = 6 + step
             plan.run()
         assert [*cache.steps] == [4]
-        results.append((np.asarray(plan.logits)[:3], plan.candidate_ids[:3].copy()))
+        results.append((plan.all_logits()[:3], plan.scores().ids[:3].copy()))
     for three, four in zip(*results, strict=True):
         np.testing.assert_array_equal(three, four)
 
@@ -173,30 +177,28 @@ def test_growth_drops_captured_graphs(make: Any, check: Any) -> None:
 
 def test_rows_that_are_running_go_on_when_the_cache_grows(make: Any, check: Any) -> None:
     model, session = make()
-    engine = Engine(session, max_rows=8, cache=session.new_cache())
+    engine = Engine(session, max_rows=8)
     lengths = (30, 100)  # in 64 positions, and in 128
-    requests = [
-        Request(
-            prompt=prompt,
-            prompt_index=0,
-            prompt_ids=np.array(model.tokenizer.encode(prompt)),
-            config=model.defaults.override(GREEDY | {"max_new_tokens": length}),
-            tokenizer=model.tokenizer,
-            eos=None,
+    groups = [
+        SequenceGroup(
+            np.array(model.tokenizer.encode(prompt)),
+            model.defaults.override(GREEDY | {"max_new_tokens": length}),
+            eos=(),
             context=session.shape.context,
+            tokenizer=model.tokenizer,
         )
         for prompt, length in zip(PROMPTS[:2], lengths, strict=True)
     ]
-    engine.add(requests[0])
+    engine.add(groups[0])
     for _ in range(5):
         engine.step()
     captured = session.recorder.decoded[-1]
-    engine.add(requests[1])
+    engine.add(groups[1])
     while not engine.idle:
         engine.step()
     assert session.recorder.released == [captured]
-    for request, prompt, length in zip(requests, PROMPTS, lengths, strict=False):
-        check(request.result(), [prompt], **GREEDY | {"max_new_tokens": length})
+    for group, prompt, length in zip(groups, PROMPTS, lengths, strict=False):
+        check(Request(group, prompt, 0).result(), [prompt], **GREEDY | {"max_new_tokens": length})
 
 
 def test_one_copy_each_way_a_step_and_logits_only_when_they_are_needed(
@@ -286,7 +288,7 @@ def test_texts_are_scored_while_others_are_generated(make: Any, check: Any) -> N
 
 
 def test_the_cpu_runs_the_bundle_too(reference: GPT2Ja, fp32_model: GPT2Ja) -> None:
-    assert type(reference._session) is Session
+    assert reference.device == "cpu"
     difference = [
         mine.logprob / mine.tokens - theirs.logprob / theirs.tokens
         for mine, theirs in zip(reference.score(PROMPTS), fp32_model.score(PROMPTS), strict=True)
@@ -306,16 +308,16 @@ def test_bf16_is_near(checkpoint: Path, reference: GPT2Ja, tmp_path: Path) -> No
 
 
 @pytest.mark.gpu
-def test_every_node_runs_on_the_gpu(cuda_bundle: Path) -> None:
-    from gpt2ja_onnx.device.cuda.session import CudaSession
+def test_every_node_runs_on_the_gpu(cuda_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_options = graph_file.session_options
 
-    class Assigned(CudaSession):
-        def _options(self) -> Any:
-            options = super()._options()
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            return options
+    def recording(threads: int) -> ort.SessionOptions:
+        options = session_options(threads)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return options
 
-    session = Assigned(cuda_bundle, read_manifest(cuda_bundle), threads=1)
+    monkeypatch.setattr("gpt2ja_onnx.device.cuda.session.session_options", recording)
+    session = CudaSession(cuda_bundle, read_manifest(cuda_bundle), threads=1)
     for opened in (session._session, session._mover._session):
         groups = opened.get_provider_graph_assignment_info()
         assert {group.ep_name for group in groups} == {"CUDAExecutionProvider"}

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gpt2ja_onnx.bundle.manifest import read_manifest
-from gpt2ja_onnx.device.cpu.cache import KVCache
-from gpt2ja_onnx.device.cuda import cache as cuda_cache
+from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.cuda import block_mover
 from gpt2ja_onnx.device.cuda.cache import CudaCache, bucket
 from gpt2ja_onnx.errors import OutOfMemoryError
 from tests.fake_cuda import TestedSession
+from tests.fakes import FakeSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def session(request: pytest.FixtureRequest, cuda_bundle: Path) -> TestedSession:
 
 
 def read(cache: CudaCache) -> NDArray[np.float16]:
-    """What the device has, in the shape of `KVCache.buffer`."""
+    """What the device has, in the shape of `contents`."""
     words: NDArray[np.int64] = cache.storage.numpy()
     shape = cache._shape
     values = words.view(np.float16)
@@ -40,11 +41,28 @@ def write(cache: CudaCache, values: NDArray[np.float16]) -> None:
     cache.storage.update_inplace(np.ascontiguousarray(values).reshape(-1).view(np.int64))
 
 
-def fill(cache: CudaCache, twin: KVCache, seed: int) -> None:
+def twin_of(session: TestedSession) -> CpuCache:
+    """A cache of the same shape in main memory."""
+    planner = FakeSession()
+    planner.shape = session.shape
+    return CpuCache(planner)
+
+
+def contents(twin: CpuCache) -> NDArray[np.generic]:
+    """Shape (2 × layers, rows, heads, capacity, head size)."""
+    return np.stack(twin.parts)
+
+
+def put(twin: CpuCache, values: NDArray[np.float16]) -> None:
+    for part, value in zip(twin.parts, values, strict=True):
+        part[:] = value[: twin.rows]
+
+
+def fill(cache: CudaCache, twin: CpuCache, seed: int) -> None:
     """Give both caches the same contents."""
     values = np.random.default_rng(seed).standard_normal(read(cache).shape).astype(np.float16)
     write(cache, values)
-    twin.buffer[:] = values[:, : twin.rows]
+    put(twin, values)
 
 
 def test_buckets() -> None:
@@ -56,7 +74,7 @@ def test_buckets() -> None:
 def test_any_moves_and_growth_give_what_main_memory_gives(session: TestedSession) -> None:
     random = np.random.default_rng(5)
     for trial in range(8):
-        cache, twin = session.new_cache(), KVCache(session.shape)
+        cache, twin = session.new_cache(), twin_of(session)
         for each in (cache, twin):
             each.reserve(4, 60, 0)
         assert not read(cache).any()  # what was never written is a number
@@ -73,34 +91,36 @@ def test_any_moves_and_growth_give_what_main_memory_gives(session: TestedSession
                     targets = random.permutation(rows)[:count].tolist()
                     sources = random.integers(rows, size=count).tolist()
                     for each in (cache, twin):
-                        each.copy_rows(sources, targets, length)
+                        each.copy_rows(sources, targets, length, 0)
                 case _:
                     wanted = min(rows * 2, 8), min(length + 64, session.shape.context)
-                    assert cache.reserve(*wanted, rows) == twin.reserve(*wanted, rows)
+                    for each in (cache, twin):
+                        each.reserve(*wanted, rows)
+                    assert (cache.rows, cache.capacity) == (twin.rows, twin.capacity)
             # Whole blocks move, so behind `length` the device may have more of the source.
             kept = read(cache)[:, : twin.rows]
             part = kept[:, :, :, : min(length, 60)]
-            np.testing.assert_array_equal(part, twin.buffer[:, :, :, : min(length, 60)])
-            twin.buffer[:] = kept
+            np.testing.assert_array_equal(part, contents(twin)[:, :, :, : min(length, 60)])
+            put(twin, kept)
 
 
 def test_rows_change_places_even_when_they_are_moved_in_several_calls(
     session: TestedSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_cache, "_MOVED_AT_ONCE", 7)
-    cache, twin = session.new_cache(), KVCache(session.shape)
+    monkeypatch.setattr(block_mover, "_MOVED_AT_ONCE", 7)
+    cache, twin = session.new_cache(), twin_of(session)
     for each in (cache, twin):
         each.reserve(4, 128, 0)
     fill(cache, twin, 0)
     calls = len(session._mover._session.ran)  # type: ignore[attr-defined]
     for each in (cache, twin):
-        each.copy_rows([1, 2, 3, 0], [0, 1, 2, 3], 128)
+        each.copy_rows([1, 2, 3, 0], [0, 1, 2, 3], 128, 0)
     assert len(session._mover._session.ran) > calls + 1  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(read(cache), twin.buffer)
+    np.testing.assert_array_equal(read(cache), contents(twin))
 
 
 def test_only_the_blocks_of_the_positions_are_copied(session: TestedSession) -> None:
-    cache, twin = session.new_cache(), KVCache(session.shape)
+    cache, twin = session.new_cache(), twin_of(session)
     for each in (cache, twin):
         each.reserve(2, 128, 0)
     fill(cache, twin, 1)
@@ -124,7 +144,7 @@ def test_the_budget_counts_whole_buckets(session: TestedSession) -> None:
 
 
 def test_under_a_budget_positions_go_back_where_rows_are_needed(session: TestedSession) -> None:
-    cache, twin = session.new_cache(), KVCache(session.shape)
+    cache, twin = session.new_cache(), twin_of(session)
     for each in (cache, twin):
         each.reserve(2, 128, 0)
     fill(cache, twin, 3)
@@ -133,13 +153,13 @@ def test_under_a_budget_positions_go_back_where_rows_are_needed(session: TestedS
         each.reserve(3, 60, 2, budget)
         assert each.capacity == 64
     assert read(cache).nbytes == budget
-    np.testing.assert_array_equal(read(cache)[:, :2], twin.buffer[:, :2])
+    np.testing.assert_array_equal(read(cache)[:, :2], contents(twin)[:, :2])
 
 
 def test_without_room_the_cache_stays_as_it_was(
     session: TestedSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, twin = session.new_cache(), KVCache(session.shape)
+    cache, twin = session.new_cache(), twin_of(session)
     for each in (cache, twin):
         each.reserve(2, 64, 0)
     fill(cache, twin, 2)
@@ -151,9 +171,10 @@ def test_without_room_the_cache_stays_as_it_was(
         patch.setattr(session.memory, "empty", full)
         with pytest.raises(OutOfMemoryError):
             cache.reserve(4, 64, 2)
-    np.testing.assert_array_equal(read(cache), twin.buffer)
-    assert cache.reserve(4, 64, 2)
-    np.testing.assert_array_equal(read(cache)[:, :2], twin.buffer)
+    np.testing.assert_array_equal(read(cache), contents(twin))
+    cache.reserve(4, 64, 2)
+    assert cache.rows == 4
+    np.testing.assert_array_equal(read(cache)[:, :2], contents(twin))
 
 
 def test_more_than_the_kernels_can_count_is_out_of_memory(session: TestedSession) -> None:

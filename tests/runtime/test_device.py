@@ -12,8 +12,7 @@ import pytest
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.device.choice import choice
-from gpt2ja_onnx.device.cpu.session import CpuSession
+from gpt2ja_onnx.device import choice
 from gpt2ja_onnx.device.cuda import driver
 from gpt2ja_onnx.device.cuda.memory import device_error
 from gpt2ja_onnx.errors import OutOfMemoryError, ProviderError, SettingError
@@ -130,9 +129,9 @@ def test_auto_takes_the_cpu_and_says_why(
         pytest.warns(RuntimeWarning, match=r"running on the CPU: the NVIDIA driver is for CUDA 12"),
         GPT2Ja.load(cuda_bundle) as model,
     ):
-        assert type(model._session) is CpuSession
+        assert model.device == "cpu"
     with GPT2Ja.load(bundles["int8"]) as model:  # made for the CPU: nothing to say
-        assert type(model._session) is CpuSession
+        assert model.device == "cpu"
 
 
 def test_devices_that_cannot_be_had(

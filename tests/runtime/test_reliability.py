@@ -15,6 +15,8 @@ import torch
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_onnx import GenerationConfig, GPT2Ja
+from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.cpu.plan import CpuPlan
 from gpt2ja_onnx.errors import CancelledError, ClosedError, GenerationError, PromptError
 
 if TYPE_CHECKING:
@@ -124,18 +126,18 @@ def test_broken_scores_fail_their_request_alone(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     """A row whose cache is broken fails; the rows beside it go on untouched."""
-    from gpt2ja_onnx.device.cpu.session import Plan
-
     with GPT2Ja.load(bundles["fp32"]) as model:
         expected = model.generate(PROMPTS[1], SAMPLED)[0].token_ids
-        run = Plan.run
+        run = CpuPlan.run
 
-        def poisoned(plan: Plan) -> None:
-            if plan.logits.shape[0] == 2:
-                model._worker._engine._cache.buffer[1, 0, :, 0] = value
+        def poisoned(plan: CpuPlan) -> None:
+            if len(plan.lengths) == 2:
+                cache = model._worker._engine.batch.cache
+                assert isinstance(cache, CpuCache)
+                cache.parts[1][0, :, 0] = value
             run(plan)
 
-        monkeypatch.setattr(Plan, "run", poisoned)
+        monkeypatch.setattr(CpuPlan, "run", poisoned)
         outcomes = list(model.generate_many((p, SAMPLED) for p in PROMPTS[:2]))
         failed = [o for o in outcomes if isinstance(o, GenerationError)]
         assert len(failed) == 1
@@ -150,15 +152,13 @@ def test_broken_scores_fail_their_request_alone(
 def test_an_engine_that_fails_tells_everyone_and_goes_on(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpt2ja_onnx.device.cpu.session import Plan
-
     with GPT2Ja.load(bundles["fp32"]) as model:
 
-        def broken(plan: Plan) -> None:
+        def broken(plan: CpuPlan) -> None:
             raise MemoryError("no memory left")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Plan, "run", broken)
+            patch.setattr(CpuPlan, "run", broken)
             with pytest.raises(GenerationError, match="no memory left"):
                 model.generate(PROMPTS, SAMPLED)
         assert len(model.generate(PROMPTS, SAMPLED)) == 5

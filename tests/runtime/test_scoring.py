@@ -64,7 +64,7 @@ def test_windows_score_every_token_once(
     if stride == 1 and length > CONTEXT + 1:
         pytest.skip("hundreds of windows add no case")
     ids = np.random.default_rng(1).integers(6, 384, length).tolist()
-    (found,) = fp32_model._scorer.score([ids], stride)
+    found = fp32_model.score([ids], stride=stride)[0].logprob
     assert_near(found / length, windowed_logprob(torch_model, ids, stride) / length, LOGPROB)
 
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from gpt2ja_onnx.bundle.manifest import ModelShape
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Lengths = NDArray[np.int32]
+    Floats = NDArray[np.float32]
+    Ids = NDArray[np.int64]
+    Lengths = NDArray[np.int32]
 
 
 class Session(Protocol):

@@ -45,6 +45,8 @@ class SequenceGroup:
 
     Attributes:
         seed: The seed that gives its texts again.
+        max_length: Tokens at which a sequence ends, those of the prompt included.
+        reason_at_end: Why it ends there.
         channel: Where chunks go; closed when every sequence has ended or the group has failed.
         finished: The sequences that have ended, by index.
         error: What it failed with.
@@ -57,8 +59,8 @@ class SequenceGroup:
 
     __slots__ = (
         "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline", "eos",
-        "error", "finished", "passed", "permit", "prompt_ids", "running", "seed", "stop",
-        "streamed", "tokenizer", "waiting",
+        "error", "finished", "max_length", "passed", "permit", "prompt_ids", "reason_at_end",
+        "running", "seed", "stop", "streamed", "tokenizer", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +89,9 @@ class SequenceGroup:
         self.finished: dict[int, Finished] = {}
         self.error: GenerationError | None = None
         self.cancelled = False
+        wanted = len(prompt_ids) + config.max_new_tokens
+        self.max_length = min(wanted, context)
+        self.reason_at_end: FinishReason = "length" if wanted <= context else "context"
         self.waiting = deque(range(1 if self.searches else config.num_return_sequences))
         self.running = 0
         self.arrival = 0
@@ -107,17 +112,6 @@ class SequenceGroup:
     def done(self) -> bool:
         """Whether every sequence has ended, or the group has failed."""
         return self.channel.closed
-
-    @property
-    def max_length(self) -> int:
-        """Tokens at which a sequence ends, those of the prompt included."""
-        return min(len(self.prompt_ids) + self.config.max_new_tokens, self.context)
-
-    @property
-    def reason_at_end(self) -> FinishReason:
-        """Why a sequence ends at `max_length`."""
-        wanted = len(self.prompt_ids) + self.config.max_new_tokens
-        return "length" if wanted <= self.context else "context"
 
     def deliver(
         self, index: int, text: str, token_id: int, reason: FinishReason | None = None

@@ -48,11 +48,9 @@ def best_of_candidates(
     kept = state.kept_at_most
     if not complete and not 0 < kept < len(scores):
         return None
-    if state.processed(ids):
-        if complete:
-            return None
+    if active := state.active:
         # As long as scores only fall, no token outside can rise above the lowest raw candidate.
-        if not all(p.lowers_only for p in state.processors if p.active(state.history, ids)):
+        if complete or not all(processor.lowers_only for processor in active):
             return None
         lowest = scores[-1]
         scores = scores.copy()
@@ -87,6 +85,5 @@ def process(scores: Floats, ids: Ids, state: SamplerState) -> None:
         ids: Their token ids, shape (n,).
         state: The sequence's settings and history.
     """
-    for processor in state.processors:
-        if processor.active(state.history, ids):
-            processor(state.history, scores, ids)
+    for processor in state.active:
+        processor(state.history, scores, ids)

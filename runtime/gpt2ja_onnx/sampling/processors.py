@@ -42,16 +42,18 @@ class Processor(Protocol):
     Attributes:
         lowers_only: Whether no score ever rises. Then the graph's candidates stay enough;
             otherwise a step reads all scores of the row.
+        tokens: The only tokens whose scores it ever changes; None for any.
     """
 
     lowers_only: bool
+    tokens: tuple[int, ...] | None
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
         """The processor of a sequence; None if its settings ask for none."""
 
-    def active(self, history: Ids, ids: Ids) -> bool:
-        """Whether it would change the scores of any of `ids` in this step."""
+    def active(self, history: Ids) -> bool:
+        """Whether it would change any score in this step."""
 
     def __call__(self, history: Ids, scores: Floats, ids: Ids) -> None:
         """Change scores in place.
@@ -70,13 +72,14 @@ class SequenceBias:
     def __init__(self, biases: tuple[tuple[tuple[int, ...], float], ...]) -> None:
         self._biases = [(np.array(ids[:-1]), ids[-1], np.float32(bias)) for ids, bias in biases]
         self.lowers_only = all(bias <= 0 for _, bias in biases)
+        self.tokens: tuple[int, ...] | None = tuple(ids[-1] for ids, _ in biases)
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
         """See `Processor`."""
         return cls(config.sequence_bias) if config.sequence_bias else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return any(_ends_with(history, before) for before, _, _ in self._biases)
 
@@ -93,7 +96,8 @@ class LogitBias:
     """Adds a number to the scores of tokens: OpenAI's ``logit_bias``."""
 
     def __init__(self, biases: tuple[tuple[int, float], ...]) -> None:
-        self._tokens = np.array([token for token, _ in biases])
+        self.tokens: tuple[int, ...] | None = tuple(token for token, _ in biases)
+        self._tokens = np.array(self.tokens)
         self._biases = np.array([bias for _, bias in biases], dtype=np.float32)
         self.lowers_only = bool((self._biases <= 0).all())
 
@@ -102,7 +106,7 @@ class LogitBias:
         """See `Processor`."""
         return cls(config.logit_bias) if config.logit_bias else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return True
 
@@ -123,13 +127,14 @@ class RepetitionPenalty:
     def __init__(self, penalty: float) -> None:
         self._penalty = np.float32(penalty)
         self.lowers_only = penalty >= 1
+        self.tokens: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
         """See `Processor`."""
         return cls(config.repetition_penalty) if config.repetition_penalty != 1 else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return True
 
@@ -151,6 +156,7 @@ class CountPenalties:
         self._frequency = np.float32(frequency)
         self._prompt = prompt
         self.lowers_only = presence >= 0 and frequency >= 0
+        self.tokens: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
@@ -158,7 +164,7 @@ class CountPenalties:
         presence, frequency = config.presence_penalty, config.frequency_penalty
         return cls(presence, frequency, lengths.prompt) if presence or frequency else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return len(history) > self._prompt
 
@@ -176,6 +182,7 @@ class NoRepeatNgrams:
     """Bans what would repeat an n-gram of the history."""
 
     lowers_only = True
+    tokens: tuple[int, ...] | None = None
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -185,7 +192,7 @@ class NoRepeatNgrams:
         """See `Processor`."""
         return cls(config.no_repeat_ngram_size) if config.no_repeat_ngram_size else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return len(history) >= self._size
 
@@ -204,6 +211,7 @@ class NoBadWords:
 
     def __init__(self, words: list[tuple[int, ...]]) -> None:
         self._words = [(np.array(word[:-1]), word[-1]) for word in words]
+        self.tokens: tuple[int, ...] | None = tuple(word[-1] for word in words)
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
@@ -212,7 +220,7 @@ class NoBadWords:
         words = [word for word in config.bad_words_ids if word not in ends]
         return cls(words) if words else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return any(_ends_with(history, before) for before, _ in self._words)
 
@@ -229,6 +237,7 @@ class MinNewTokens:
     def __init__(self, shortest: int, eos: tuple[int, ...]) -> None:
         self._shortest = shortest
         self._eos = np.array(eos)
+        self.tokens: tuple[int, ...] | None = eos
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
@@ -237,9 +246,9 @@ class MinNewTokens:
             return None
         return cls(lengths.prompt + config.min_new_tokens, lengths.eos)
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
-        return len(history) < self._shortest and bool((ids == self._eos[:, None]).any())
+        return len(history) < self._shortest
 
     def __call__(self, history: Ids, scores: Floats, ids: Ids) -> None:
         """See `Processor`."""
@@ -250,6 +259,7 @@ class ForcedEnd:
     """Leaves nothing but some tokens for the last place of a text."""
 
     lowers_only = False
+    tokens: tuple[int, ...] | None = None
 
     def __init__(self, tokens: tuple[int, ...], most: int) -> None:
         self._tokens = np.array(tokens)
@@ -261,7 +271,7 @@ class ForcedEnd:
         tokens = config.forced_eos_token_id
         return cls(tokens, lengths.most) if tokens else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return len(history) == self._most - 1
 
@@ -282,6 +292,7 @@ class LengthDecay:
         self._start = start
         self._factor = factor
         self._eos = np.array(eos)
+        self.tokens: tuple[int, ...] | None = eos
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
@@ -291,7 +302,7 @@ class LengthDecay:
             return None
         return cls(lengths.prompt + decay[0], decay[1], lengths.eos)
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return len(history) > self._start
 
@@ -310,6 +321,7 @@ class SuppressTokens:
     lowers_only = True
 
     def __init__(self, tokens: tuple[int, ...]) -> None:
+        self.tokens: tuple[int, ...] | None = tokens
         self._tokens = np.array(tokens)
 
     @classmethod
@@ -317,7 +329,7 @@ class SuppressTokens:
         """See `Processor`."""
         return cls(config.suppress_tokens) if config.suppress_tokens else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return True
 
@@ -330,6 +342,7 @@ class UserProcessors:
     """The user's own functions, one after another."""
 
     lowers_only = False
+    tokens: tuple[int, ...] | None = None
 
     def __init__(self, functions: tuple[LogitsProcessor, ...]) -> None:
         self._functions = functions
@@ -339,7 +352,7 @@ class UserProcessors:
         """See `Processor`."""
         return cls(config.logits_processors) if config.logits_processors else None
 
-    def active(self, history: Ids, ids: Ids) -> bool:
+    def active(self, history: Ids) -> bool:
         """See `Processor`."""
         return True
 

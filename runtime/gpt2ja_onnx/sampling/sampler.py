@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Choice = int | GenerationError
 
 
+# Tokens of a row that are looked for among the candidates; more are taken to be there.
+_MOST_WATCHED = 8
+
+
 class Sampler:
     """Chooses the tokens of a batch, whose rows are mostly those of the step before."""
 
@@ -77,7 +81,15 @@ class _Batch:
         self.unbounded: list[int] = []
         if not self.complete:
             self.unbounded = [row for row, state in enumerate(states) if fits(state.config)]
-        self._processed = [row for row, state in enumerate(states) if state.processors]
+        self._processed: list[int] = []  # rows with processors that any token may fall to
+        watched: list[tuple[int, int]] = []  # rows and tokens whose scores alone may fall
+        for row, state in enumerate(states):
+            tokens = state.processed_tokens
+            if tokens is None or len(tokens) > _MOST_WATCHED:
+                self._processed.append(row)
+            else:
+                watched += [(row, token) for token in tokens]
+        self._watching = np.array(watched, dtype=np.int64).reshape(-1, 2)
         self._rows = np.arange(len(states))
         kept = np.array([state.kept_at_most for state in states], dtype=np.int64)
         bounded = (kept > 0) & (kept < candidates)
@@ -85,13 +97,20 @@ class _Batch:
 
     def draw_numbers(self) -> NDArray[np.float64]:
         """A number from the stream of every row that draws, shape (rows,)."""
+        if len(self.drawn) == len(self.states):
+            return np.array([state.random.random() for state in self.states])
         numbers = np.zeros(len(self.states))
         numbers[self.drawn] = [self.states[row].random.random() for row in self.drawn]
         return numbers
 
     def not_as_they_are(self, scores: Floats, ids: Ids) -> list[int]:
         """Rows whose candidates some processor changes, or may not be enough."""
-        rows = {row for row in self._processed if self.states[row].processed(ids[row])}
+        rows = {row for row in self._processed if self.states[row].active}
+        if len(self._watching):
+            watchers, tokens = self._watching.T
+            seen = (ids[watchers] == tokens[:, None]).any(axis=1)
+            if seen.any():
+                rows.update(row for row in watchers[seen].tolist() if self.states[row].active)
         if not self.complete:
             # What ties with the last candidate may go on outside.
             enough = scores[self._rows, self._edge] > scores[:, -1]
@@ -160,7 +179,7 @@ def _draw_unbounded(
     sorted_logits: list[Floats] = []
     for row, all_scores, token in zip(rows, logits, tokens.tolist(), strict=True):
         state = states[row]
-        if not state.processed(everything):
+        if not state.active:
             if token >= 0:
                 chosen[row] = token
                 continue

@@ -51,9 +51,20 @@ class SamplerState:
             self.config, self.eos, self.prompt_length, self.max_length
         )
 
-    def processed(self, ids: Ids) -> bool:
-        """Whether any processor would change the scores of `ids` in this step."""
-        return any(processor.active(self.history, ids) for processor in self.processors)
+    @property
+    def active(self) -> list[Processor]:
+        """The processors that would change any score in this step."""
+        return [processor for processor in self.processors if processor.active(self.history)]
+
+    @property
+    def processed_tokens(self) -> tuple[int, ...] | None:
+        """The only tokens whose scores any processor may lower; None for any, or if one raises."""
+        tokens: set[int] = set()
+        for processor in self.processors:
+            if processor.tokens is None or not processor.lowers_only:
+                return None
+            tokens.update(processor.tokens)
+        return tuple(tokens)
 
     @property
     def min_tokens_to_keep(self) -> int:

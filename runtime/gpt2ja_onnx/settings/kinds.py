@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from gpt2ja_onnx.errors import SettingError
@@ -24,11 +23,13 @@ LARGEST = 1e30  # of numbers without a bound of their own: fits float32, and pro
 
 
 class Kind(Protocol):
-    """How the values of one setting are checked."""
+    """How the values of one setting are checked.
 
-    @property
-    def accepts(self) -> str:
-        """The type that callers may give, as an annotation."""
+    Attributes:
+        accepts: The type that callers may give, as an annotation.
+    """
+
+    accepts: str
 
     def check(self, name: str, value: object) -> Any:
         """The value as it is kept.
@@ -38,14 +39,10 @@ class Kind(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
 class Flag:
     """True or False."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "bool"
+    accepts = "bool"
 
     def check(self, name: str, value: object) -> bool:
         """See `Kind`."""
@@ -54,7 +51,6 @@ class Flag:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Whole:
     """A whole number in a range, both ends included.
 
@@ -64,14 +60,9 @@ class Whole:
         optional: None is allowed.
     """
 
-    low: int
-    high: int = MOST
-    optional: bool = False
-
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "int | None" if self.optional else "int"
+    def __init__(self, low: int, high: int = MOST, *, optional: bool = False) -> None:
+        self.low, self.high, self.optional = low, high, optional
+        self.accepts = "int | None" if optional else "int"
 
     def check(self, name: str, value: object) -> int | None:
         """See `Kind`."""
@@ -85,7 +76,6 @@ class Whole:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
     """A number in a range.
 
@@ -97,16 +87,18 @@ class Number:
         optional: None is allowed.
     """
 
-    low: float
-    high: float = LARGEST
-    with_low: bool = True
-    with_high: bool = True
-    optional: bool = False
-
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "float | None" if self.optional else "float"
+    def __init__(
+        self,
+        low: float,
+        high: float = LARGEST,
+        *,
+        with_low: bool = True,
+        with_high: bool = True,
+        optional: bool = False,
+    ) -> None:
+        self.low, self.high, self.optional = low, high, optional
+        self.with_low, self.with_high = with_low, with_high
+        self.accepts = "float | None" if optional else "float"
 
     def check(self, name: str, value: object) -> float | None:
         """See `Kind`."""
@@ -124,14 +116,10 @@ class Number:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class EarlyStopping:
     """When a beam search ends: True, False or "never"."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return 'bool | Literal["never"]'
+    accepts = 'bool | Literal["never"]'
 
     def check(self, name: str, value: object) -> bool | Literal["never"]:
         """See `Kind`."""
@@ -140,14 +128,10 @@ class EarlyStopping:
         raise SettingError(f'{name} must be True, False or "never", not {value!r}')
 
 
-@dataclass(frozen=True, slots=True)
 class Strings:
     """Strings that are not empty; one may stand without a list."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "str | Sequence[str]"
+    accepts = "str | Sequence[str]"
 
     def check(self, name: str, value: object) -> tuple[str, ...]:
         """See `Kind`."""
@@ -157,7 +141,6 @@ class Strings:
         return values
 
 
-@dataclass(frozen=True, slots=True)
 class TokenIds:
     """Token ids; one may stand without a list.
 
@@ -165,12 +148,9 @@ class TokenIds:
         optional: None is allowed, and is not the same as none.
     """
 
-    optional: bool = False
-
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "int | Sequence[int]" + (" | None" if self.optional else "")
+    def __init__(self, *, optional: bool = False) -> None:
+        self.optional = optional
+        self.accepts = "int | Sequence[int]" + (" | None" if optional else "")
 
     def check(self, name: str, value: object) -> tuple[int, ...] | None:
         """See `Kind`."""
@@ -179,14 +159,10 @@ class TokenIds:
         return _ids(name, (value,) if _is_id(value) else value)
 
 
-@dataclass(frozen=True, slots=True)
 class TokenLists:
     """Lists of token ids, none of them empty."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "Sequence[Sequence[int]]"
+    accepts = "Sequence[Sequence[int]]"
 
     def check(self, name: str, value: object) -> tuple[tuple[int, ...], ...]:
         """See `Kind`."""
@@ -199,7 +175,6 @@ class TokenLists:
         return checked
 
 
-@dataclass(frozen=True, slots=True)
 class TokenBiases:
     """A number for some token ids; ids may be strings, as in JSON.
 
@@ -207,12 +182,10 @@ class TokenBiases:
         limit: The largest absolute value of a number.
     """
 
-    limit: float
+    accepts = "Mapping[int, float] | Mapping[str, float]"
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "Mapping[int, float] | Mapping[str, float]"
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
 
     def check(self, name: str, value: object) -> tuple[tuple[int, float], ...]:
         """See `Kind`."""
@@ -231,14 +204,10 @@ class TokenBiases:
         return tuple(sorted(found.items()))
 
 
-@dataclass(frozen=True, slots=True)
 class SequenceBiases:
     """A number for some token sequences: a mapping of tuples, or pairs of a list and a number."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]]"
+    accepts = "Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]]"
 
     def check(self, name: str, value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
         """See `Kind`."""
@@ -251,14 +220,10 @@ class SequenceBiases:
         return tuple(checked.items())
 
 
-@dataclass(frozen=True, slots=True)
 class LengthDecay:
     """Where an exponential penalty starts, counted in new tokens, and its factor."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "tuple[int, float] | None"
+    accepts = "tuple[int, float] | None"
 
     def check(self, name: str, value: object) -> tuple[int, float] | None:
         """See `Kind`."""
@@ -274,14 +239,10 @@ class LengthDecay:
         return start, factor
 
 
-@dataclass(frozen=True, slots=True)
 class Callables:
     """Functions of a user's own."""
 
-    @property
-    def accepts(self) -> str:
-        """See `Kind`."""
-        return "Sequence[LogitsProcessor]"
+    accepts = "Sequence[LogitsProcessor]"
 
     def check(self, name: str, value: object) -> tuple[Any, ...]:
         """See `Kind`."""

@@ -38,6 +38,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stop = stop
         self._decoder = _Decoder("replace")  # holds the bytes of an incomplete character
+        self._spelling = False  # whether it was given any
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -46,6 +47,7 @@ class TextStream:
         """A copy that goes on by itself."""
         copy = TextStream(self._tokenizer, self._stop)
         copy._decoder.setstate(self._decoder.getstate())
+        copy._spelling = self._spelling
         copy._held, copy.text, copy.stopped = self._held, self.text, self.stopped
         return copy
 
@@ -56,11 +58,14 @@ class TextStream:
         text = self._tokenizer.token_text(token)
         if isinstance(text, bytes):
             text = self._decoder.decode(text)
-        else:
+            self._spelling = True
+        elif self._spelling:
             text = self._decoder.decode(b"", final=True) + text
-        self._held += text
+            self._spelling = False
         if not self._stop:
-            return self._release(len(self._held))
+            self.text += text
+            return text
+        self._held += text
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
