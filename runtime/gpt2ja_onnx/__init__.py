@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from gpt2ja_onnx.lazy import lazily
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.errors import (
@@ -81,19 +82,16 @@ _MODULES = {
 }
 
 
+_get = lazily(__name__, _MODULES)
+
+
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used, so that ``--help`` loads neither engine."""
-    value: object
+    """Import a public name when it is first used."""
     if name == "__version__":
         from importlib.metadata import version  # slow to import
 
-        value = version("gpt2ja-onnx")
-    elif name in _MODULES:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+        return version("gpt2ja-onnx")
+    return _get(name)
 
 
 def __dir__() -> list[str]:

@@ -52,7 +52,6 @@ class GPT2Ja:
     Attributes:
         manifest: What the bundle says of itself.
         tokenizer: The bundle's tokenizer.
-        defaults: The bundle's settings, which those that are not given take.
         device: What it runs on: ``cpu`` or ``cuda``.
         batch_size: Sequences that run at once, at most.
     """
@@ -78,7 +77,6 @@ class GPT2Ja:
             engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
         )
         self._intake = Intake(manifest, tokenizer, self._worker)
-        self.defaults = self._intake.defaults
         # A model that nobody holds any more finishes what handles still wait for, and goes.
         finalizer = weakref.finalize(self, self._worker.close, wait=False)
         finalizer.atexit = False
@@ -159,6 +157,11 @@ class GPT2Ja:
             max_waiting_tokens=max_waiting_tokens,
         )
 
+    @property
+    def defaults(self) -> GenerationConfig:
+        """The bundle's settings, which those that are not given take."""
+        return self._intake.defaults
+
     def __repr__(self) -> str:
         shape = self.manifest.shape
         return (
@@ -236,14 +239,25 @@ class GPT2Ja:
         return _iterate(self._intake.submit_stream(prompt, config, settings, wait=True))
 
     def submit(
-        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        wait: bool = False,
+        **settings: Unpack[Settings],
     ) -> Request:
         """Queue a prompt and return its handle at once: iterate it, await it, or call its `result`.
 
+        Args:
+            prompt: A text, or token ids.
+            config: Its settings; what is not given takes the bundle's defaults.
+            wait: Wait while the queue is full.
+            **settings: Changes to them, by transformers' names: see `GenerationConfig`.
+
         Raises:
-            QueueFullError: So much waits already that nothing more is taken.
+            QueueFullError: The queue is full, and `wait` is not set.
         """
-        return self._intake.submit(prompt, 0, self._intake.config(config, settings), wait=False)
+        return self._intake.submit(prompt, 0, self._intake.config(config, settings), wait=wait)
 
     def score(self, texts: Prompts, *, stride: int | None = None) -> list[Score]:
         """Log-probability and perplexity of texts of any length.

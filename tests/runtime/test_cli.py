@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,7 +59,8 @@ def test_jsonl_has_the_documented_fields(run: Any, bundle: Path) -> None:
     assert line["finish_reason"] in ("length", "eos")
     assert line["completion_tokens"] == len(line["token_ids"]) == len(line["logprobs"])
     assert line["seed"] == 1
-    assert set(line["logprobs"][0]) == {"logprob", "best"}
+    assert set(line["logprobs"][0]) == {"logprob", "best", "best_tokens"}
+    assert len(line["tokens"]) == len(line["token_ids"])
 
 
 def test_beams_are_searched_the_same_way_twice(run: Any, bundle: Path, tmp_path: Path) -> None:
@@ -126,6 +132,13 @@ def test_a_file_of_prompts_reports_bad_lines_and_goes_on(
         (["generate", "", "--model", "{bundle}"], 1, "the prompt is empty"),
         (["generate", "あ", "--num-beams", "33", "--model", "{bundle}"], 1, "num_beams is 33"),
         (["generate", "あ", "--early-stopping", "ever"], 2, "'ever' is not one of"),
+        (["generate", "あ", "--greedy", "--top-p", "0.9"], 2, "--top-p does nothing with --greedy"),
+        (["generate", "あ", "--length-penalty", "2"], 2, "does nothing without --num-beams"),
+        (["generate", "あ", "--greedy", "--num-return-sequences", "3"], 2, "gives the same text"),
+        (["generate", "あ", "--logprobs", "2"], 2, "--logprobs needs --format jsonl"),
+        (["generate", "--input", "x", "--encoding", "utf-9"], 1, "no encoding 'utf-9'"),
+        (["generate", "あ", "--logit-bias", "7"], 2, "is not a bias such as"),
+        (["generate", "あ", "--suppress-tokens", "x"], 2, "is not a list of token ids"),
         (
             ["generate", "あ", "--num-beams", "2", "--stream", "--model", "{bundle}"],
             1,
@@ -153,8 +166,6 @@ def test_a_mistake_is_one_line_and_an_exit_code(
 
 
 def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for module in ("gpt2ja_onnx.device.choice", "gpt2ja_onnx.device.providers"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -167,12 +178,17 @@ def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.Mo
 def test_score(run: Any, bundle: Path) -> None:
     result = run("score", "朝の市場には、", "図", "--format", "jsonl", "--model", bundle)
     first, second = result.lines
-    assert set(first) == {"text", "tokens", "logprob", "perplexity"}
     assert first["logprob"] < 0
-    assert second == {"text": "図", "tokens": 2, "logprob": second["logprob"],
-                      "perplexity": second["perplexity"]}  # fmt: skip
-    text = run("score", "朝の市場には、", "--model", bundle).out
-    assert text.endswith("\t朝の市場には、\n")
+    assert first["token_logprobs"][0] is None
+    assert sum(first["token_logprobs"][1:]) == pytest.approx(first["logprob"])
+    assert len(first["token_ids"]) == len(first["token_texts"]) == first["tokens"]
+    assert (second["text"], second["tokens"]) == ("図", 2)
+
+
+def test_columns_of_scores_survive_line_breaks(run: Any, bundle: Path) -> None:
+    header, *rows = run("score", "朝の\n市場\tには、", "図", "--model", bundle).out.splitlines()
+    assert header.split("\t") == ["perplexity", "logprob", "tokens", "text"]
+    assert [row.split("\t")[3] for row in rows] == ["朝の\\n市場\\tには、", "図"]
 
 
 def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
@@ -209,3 +225,162 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
         main(["inspect", "--model", "nowhere", "--debug"])
     assert ended.value.code == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+# --- files ---
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("朝の\n彼は\n", encoding="utf-8")
+    return path
+
+
+def test_an_output_is_not_lost(run: Any, bundle: Path, prompts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.txt"
+    output.write_text("precious")
+    refused = run("generate", "--input", prompts, "--output", output, "--model", bundle)
+    assert (refused.code, output.read_text()) == (1, "precious")
+    assert "exists already; use --force" in refused.err
+    typo = run("generate", "--input", "typo", "--output", output, "--force", "--model", bundle)
+    assert (typo.code, output.read_text()) == (1, "precious")
+    for command in ("generate", "score"):
+        same = run(command, "--input", prompts, "--output", prompts, "--force", "--model", bundle)
+        assert same.code == 1
+        assert "is the input as well" in same.err
+    assert prompts.read_text(encoding="utf-8") == "朝の\n彼は\n"
+    done = run("generate", "--input", prompts, "--output", output, "--force", "--model", bundle)
+    assert done.code == 0
+    assert output.read_text(encoding="utf-8").startswith("朝の")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt", "results.txt"]
+
+
+def test_what_was_written_before_an_error_stays_beside(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes("朝の\n".encode() + b"\xff\xfe\n")
+    output = tmp_path / "out.jsonl"
+    failed = run("generate", "--input", prompts, "--output", output, "--model", bundle)
+    assert failed.code == 1
+    assert "prompts.txt, line 2: is not text in utf-8" in failed.err
+    assert not output.exists()
+    (line,) = (tmp_path / "out.jsonl.partial").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["prompt"] == "朝の"
+
+
+def test_links_and_pipes_are_written_to_and_not_replaced(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("")
+    link.symlink_to(target)
+    assert run("score", "朝の", "--output", link, "--force", "--model", bundle).code == 0
+    assert link.is_symlink()
+    assert "朝の" in target.read_text(encoding="utf-8")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    assert run("score", "朝の", "--output", pipe, "--model", bundle).code == 0
+    reader.join(5)
+    assert "朝の" in read[0]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "utf-16", "utf-8-sig"])
+def test_other_encodings_are_named_and_read(
+    run: Any, bundle: Path, tmp_path: Path, encoding: str
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('{"prompt": "朝の市場", "max_new_tokens": 2}\n', encoding=encoding)
+    arguments = ("generate", "--input", prompts, "--format", "jsonl", "--model", bundle)
+    plain = run(*arguments)
+    if encoding == "utf-8-sig":
+        assert plain.lines[0]["completion_tokens"] == 2
+    else:
+        assert plain.code == 1
+        assert f"{prompts}, line 1: is not text in utf-8" in plain.err
+        assert encoding == "utf-16" or f"--encoding {encoding}" in plain.err
+    told = run(*arguments, "--encoding", encoding)
+    assert told.lines[0]["prompt"] == "朝の市場"
+
+
+def test_ids_metadata_and_lines_come_back(run: Any, bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(
+        '{"prompt": "朝の", "id": 7, "metadata": {"a": [1]}, "num_return_sequences": 2}\n\n'
+        '{"prompt": "朝の", "topp": 1, "id": "x"}\n' + "[" * 50_000 + "\n"
+        '{"prompt": "朝の", "max_new_tokens": ' + "9" * 5000 + "}\n"
+    )
+    result = run("generate", "--input", prompts, "--format", "jsonl", "--model", bundle)
+    handed = [(line["prompt_index"], line["line"], line.get("id")) for line in result.lines]
+    assert handed[:3] == [(0, 1, 7), (0, 1, 7), (1, 3, "x")]
+    assert result.lines[0]["metadata"] == {"a": [1]}
+    assert all("error" in line for line in result.lines[-1:])
+    strict = run("generate", "--input", prompts, "--format", "jsonl", "--strict", "--model", bundle)
+    assert (strict.code, len(strict.lines)) == (1, 3)
+
+
+# --- pipes and terminals ---
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpt2ja_onnx.cli", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["generate", "score"])
+def test_each_line_of_a_pipe_is_answered_before_the_next_one_comes(
+    bundle: Path, command: str
+) -> None:
+    process = start(command, "--input", "-", "--format", "jsonl", "--model", bundle)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for text in ("朝の", "彼は"):
+        process.stdin.write(f"{text}\n".encode())
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
+        assert answer.get("prompt", answer.get("text")) == text
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_a_reader_that_leaves_is_no_failure(bundle: Path) -> None:
+    process = start("generate", *["朝の"] * 300, "--model", bundle)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(20) == 0
+    process.stderr.close()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def test_a_locale_without_japanese_still_writes_utf_8(bundle: Path) -> None:
+    process = start(
+        "score", "朝の", "--model", bundle, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    )
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, b"")
+    assert out.decode().endswith("\t朝の\n")
+
+
+def test_no_bar_and_no_notice_among_results(bundle: Path) -> None:
+    """Results and stderr share a terminal; nothing but results is printed there."""
+    script = shutil.which("script")
+    if script is None:
+        pytest.fail("script (Debian: bsdutils) is missing")
+    command = f"{sys.executable} -m gpt2ja_onnx.cli score 朝の 彼は --model {bundle}"
+    done = subprocess.run(
+        [script, "-qec", command, "/dev/null"], capture_output=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert [line.count(b"\t") for line in done.stdout.splitlines()] == [3, 3, 3]

@@ -16,6 +16,7 @@ anything = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 200),
+    st.sampled_from([2**31, 2**63, 2**64, -(2**63), 10**400, 10**5000]),
     st.floats(),
     st.text(max_size=3),
     st.lists(st.integers(-1, 400), max_size=3),
@@ -42,6 +43,22 @@ some_settings = st.fixed_dictionaries(
         "seed": anything,
         "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2) | anything,
         "logprobs": anything,
+        "epsilon_cutoff": st.floats(0, 1) | anything,
+        "eta_cutoff": st.floats(0, 1) | anything,
+        "presence_penalty": st.floats(-2, 2) | anything,
+        "frequency_penalty": st.floats(-2, 2) | anything,
+        "logit_bias": st.dictionaries(st.integers(0, 383), st.floats(-100, 100), max_size=3)
+        | anything,
+        "sequence_bias": st.lists(
+            st.tuples(st.lists(st.integers(0, 383), max_size=3), st.floats()), max_size=2
+        )
+        | anything,
+        "exponential_decay_length_penalty": st.tuples(st.integers(0, 9), st.floats(0, 1e3))
+        | anything,
+        "forced_eos_token_id": st.lists(st.integers(0, 383), max_size=2) | anything,
+        "eos_token_id": st.lists(st.integers(0, 383), max_size=3) | anything,
+        "renormalize_logits": st.booleans() | anything,
+        "logits_processors": st.just([lambda history, scores: scores * 2]) | anything,
     },
 )
 prompts = st.text(st.characters(), max_size=40) | st.just("超" * 500)
@@ -63,6 +80,8 @@ def test_a_result_or_an_error_of_ours(
         outcome = error
     if isinstance(outcome, Gpt2jaError):
         assert "engine failed" not in str(outcome)
+        assert "sampling failed" not in str(outcome)
+        assert "request failed" not in str(outcome)
     else:
         assert len(outcome) == settings.get("num_return_sequences", 1)
         assert all(isinstance(result, GenerationResult) for result in outcome)

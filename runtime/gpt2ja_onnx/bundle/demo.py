@@ -11,9 +11,12 @@ _PLACES = (
     Path(__file__).parents[3] / "models" / "demo",  # an editable install
 )
 FULL_MODEL = "colorfulscoop/gpt2-small-ja"
+FULL_REVISION = "20210820.1.0"
 NOTICE = (
-    "using the small demo model; for the full one: "
-    f"gpt2ja-onnx export {FULL_MODEL} gpt2-small-ja --precision int8, then --model gpt2-small-ja"
+    "using the small demo model. For the full one, with the 'export' extra installed:\n"
+    f"  gpt2ja-onnx export {FULL_MODEL} gpt2-small-ja --revision {FULL_REVISION} "
+    "--precision int8\n"
+    "then --model gpt2-small-ja (--model demo hides this notice)"
 )
 
 

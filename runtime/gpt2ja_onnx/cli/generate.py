@@ -3,95 +3,115 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any
+import queue
+import threading
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gpt2ja_onnx.cli.common import (
+from gpt2ja_onnx.cli.inputs import count_lines, read_lines
+from gpt2ja_onnx.cli.loading import load
+from gpt2ja_onnx.cli.options import (
+    GroupedCommand,
     bundle_options,
-    count_lines,
-    load,
-    open_output,
-    progress,
-    read_lines,
-    to_json,
+    check_contradictions,
+    given_settings,
+    setting_options,
 )
+from gpt2ja_onnx.cli.outputs import check_output, chosen_format, open_output, progress, to_json
 from gpt2ja_onnx.errors import Gpt2jaError, PromptError
 from gpt2ja_onnx.settings.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gpt2ja_onnx.cli.inputs import Line
     from gpt2ja_onnx.model import GPT2Ja
+    from gpt2ja_onnx.request import Request
     from gpt2ja_onnx.results import GenerationResult
 
-    Item = tuple[str, GenerationConfig] | Gpt2jaError
+
+class Item(NamedTuple):
+    """A prompt with its settings, or what is wrong with it.
+
+    Attributes:
+        prompt: The prompt.
+        config: Its settings, or the error.
+        handed: What comes back with every result: the input's line, ``id`` and ``metadata``.
+    """
+
+    prompt: str
+    config: GenerationConfig | Gpt2jaError
+    handed: dict[str, Any]
 
 
-@click.command("generate")
+@click.command("generate", cls=GroupedCommand)
 @click.argument("prompts", nargs=-1, metavar="[PROMPT ...]")
-@bundle_options
-@click.option("--input", "source", metavar="FILE|-", help="Prompts, one a line, or JSON lines.")
-@click.option("--output", default="-", metavar="FILE|-", help="[default: stdout]")
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "jsonl"]), default="text", show_default=True
+    "--input",
+    "source",
+    metavar="FILE|-",
+    help="Prompts, one a line, or JSON lines: an object with 'prompt' and any setting; 'id' and "
+    "'metadata' come back with its results. Each line is answered as it is done.",
+)
+@click.option("--encoding", default="utf-8", show_default=True, help="Of the input.")
+@click.option("--output", default="-", metavar="FILE|-", help="[default: stdout]")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "jsonl"]),
+    help="[default: text, or what the output's name says]",
 )
 @click.option("--stream", is_flag=True, help="Show the text of one prompt while it comes.")
-@click.option("--max-new-tokens", type=int, help="[default: the bundle's, as all settings]")
-@click.option("--min-new-tokens", type=int)
-@click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all.")
-@click.option("--top-p", type=float, help="Keep the likeliest tokens up to this probability.")
-@click.option("--temperature", type=float)
-@click.option("--min-p", type=float)
-@click.option("--typical-p", type=float)
-@click.option("--repetition-penalty", type=float)
-@click.option("--no-repeat-ngram-size", type=int)
-@click.option("--num-return-sequences", type=int, help="Texts a prompt.")
-@click.option("--greedy", is_flag=True, help="Take the likeliest tokens instead of sampling.")
-@click.option("--num-beams", type=int, help="Beam search; with --greedy nothing is drawn in it.")
-@click.option("--length-penalty", type=float, help="Above 0 favours long texts of a beam search.")
-@click.option(
-    "--early-stopping",
-    type=click.Choice(["true", "false", "never"]),
-    callback=lambda context, option, value: {"true": True, "false": False}.get(value, value),
-    help="When a beam search ends.",
-)
-@click.option("--seed", type=int, help="Makes the text repeatable.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
-@click.option("--logprobs", type=int, help="Report log-probabilities of the best N tokens.")
-@click.option("--timeout", type=float, help="Seconds a prompt may take.")
+@click.option("--strict", is_flag=True, help="Stop at the first prompt that fails.")
+@bundle_options
 @click.option("--batch-size", default=32, show_default=True, help="Texts that run at once.")
 @click.option("--max-memory", type=int, metavar="MIB", help="Of the key-value cache.")
 @click.option("--verify-hashes", is_flag=True, help="Check the bundle's files first.")
+@setting_options
 def command(
     prompts: tuple[str, ...],
     model: Path | None,
     threads: int | None,
     device: str,
+    quiet: bool,
     source: str | None,
+    encoding: str,
     output: str,
-    format_: str,
+    force: bool,
+    format_: str | None,
     stream: bool,
-    greedy: bool,
+    strict: bool,
     batch_size: int,
     max_memory: int | None,
     verify_hashes: bool,
     **settings: Any,
 ) -> int:
-    """Continue prompts."""
+    """Continue prompts.
+
+    Tokens are drawn with the bundle's settings; --greedy takes the likeliest ones.
+    """
     if not prompts and source is None:
         raise click.UsageError("give a PROMPT, or prompts with --input")
     if prompts and source is not None:
         raise click.UsageError("give PROMPTs or --input, not both")
-    given = {name: value for name, value in settings.items() if value not in (None, ())}
+    given = given_settings(settings)
+    check_contradictions(given)
+    kind = chosen_format(format_, output)
     one = len(prompts) == 1 and given.get("num_return_sequences", 1) == 1
-    if stream and not (one and format_ == "text"):
+    if stream and not (one and kind == "text"):
         raise click.UsageError("--stream shows one text of one PROMPT, as text")
-    GenerationConfig().override(given)  # a wrong value is told before anything is loaded
+    if "logprobs" in given and kind == "text":
+        raise click.UsageError("--logprobs needs --format jsonl")
+    config = GenerationConfig(**{"do_sample": True} | given)  # wrong values are told at once
+    # What can be wrong with the input is told before the output is touched.
+    lines = None if source is None else read_lines(source, encoding)
+    check_output(output, source, force=force)
     loaded = load(
         model,
+        quiet=quiet,
         threads=threads,
         device=device,
         batch_size=batch_size,
@@ -99,71 +119,141 @@ def command(
         verify_hashes=verify_hashes,
     )
     with loaded, open_output(output) as file:
-        config = loaded.defaults.override({"do_sample": not greedy} | given)
         if stream:
-            _stream(loaded, prompts[0], config, file)
-            return 0
+            return _stream(loaded, prompts[0], config, file)
         total = len(prompts) if source is None else count_lines(source)
-        items = _from_arguments(prompts, config) if source is None else _from_file(source, config)
-        with progress(total) as advance:
-            return _write_all(loaded, items, file, format_, advance)
+        items = (Item(prompt, config, {}) for prompt in prompts)
+        with progress(output, total, quiet=quiet) as advance:
+            write = _Writer(loaded, file, kind)
+            return _run(loaded, items if lines is None else _items(lines, config), write,
+                        advance, strict=strict)  # fmt: skip
 
 
-def _stream(model: GPT2Ja, prompt: str, config: GenerationConfig, file: IO[str]) -> None:
+def _stream(model: GPT2Ja, prompt: str, config: GenerationConfig, file: IO[str]) -> int:
     chunks = model.stream(prompt, config)
     file.write(prompt)
     for chunk in chunks:
         file.write(chunk.text)
         file.flush()
     file.write("\n")
+    return 0
 
 
-def _from_arguments(prompts: Iterable[str], config: GenerationConfig) -> Iterator[Item]:
-    for prompt in prompts:
-        yield prompt, config
-
-
-def _from_file(source: str, config: GenerationConfig) -> Iterator[Item]:
-    for number, line in read_lines(source):
+def _items(lines: Iterator[Line], config: GenerationConfig) -> Iterator[Item]:
+    for number, line in lines:
+        handed: dict[str, Any] = {"line": number}
         if not line.lstrip().startswith("{"):
-            yield line, config
+            yield Item(line, config, handed)
             continue
         try:
             settings = json.loads(line)
+            handed |= {key: settings.pop(key) for key in ("id", "metadata") if key in settings}
             prompt = settings.pop("prompt")
-            yield prompt, config.override(settings)
+            if not isinstance(prompt, str):
+                raise PromptError(f"'prompt' must be a string, not {prompt!r}")
+            yield Item(prompt, config.override(settings), handed)
         except KeyError:
-            yield PromptError(f"line {number}: has no 'prompt'")
-        except (ValueError, TypeError) as error:
-            yield PromptError(f"line {number}: {error}")
+            yield Item("", PromptError(f"line {number}: has no 'prompt'"), handed)
+        except (ValueError, TypeError, RecursionError) as error:
+            yield Item("", PromptError(f"line {number}: {error}"), handed)
 
 
-def _write_all(
-    model: GPT2Ja, items: Iterator[Item], file: IO[str], format_: str, advance: Any
+class _Writer:
+    """Writes results as text or JSON lines.
+
+    Args:
+        model: Whose tokens are written.
+        file: Where to.
+        kind: ``text`` or ``jsonl``.
+    """
+
+    def __init__(self, model: GPT2Ja, file: IO[str], kind: str) -> None:
+        self._model = model
+        self._file = file
+        self._jsonl = kind == "jsonl"
+
+    def results(self, results: list[GenerationResult], index: int, handed: dict[str, Any]) -> None:
+        """Write the sequences of one prompt."""
+        for result in results:
+            if not self._jsonl:
+                self._file.write(f"{result.prompt}{result.text}\n")
+                continue
+            content = result.to_dict() | {"prompt_index": index}
+            if result.logprobs is not None:
+                piece = self._model.tokenizer.piece
+                content["tokens"] = [piece(token) for token in result.token_ids]
+                for entry in content["logprobs"]:
+                    entry["best_tokens"] = [piece(token) for token, _ in entry["best"]]
+            self._file.write(to_json(content | handed) + "\n")
+
+    def error(self, error: Gpt2jaError, index: int, handed: dict[str, Any]) -> None:
+        """Write what a prompt ended with."""
+        if self._jsonl:
+            content = {"error": str(error), "prompt_index": index} | handed
+            self._file.write(to_json(content) + "\n")
+        else:
+            line = f"line {handed['line']}: " if "line" in handed else f"prompt {index}: "
+            shown = str(error)
+            click.echo(f"error: {shown if shown.startswith('line ') else line + shown}", err=True)
+
+
+def _run(
+    model: GPT2Ja,
+    items: Iterator[Item],
+    writer: _Writer,
+    advance: Callable[[int], None],
+    *,
+    strict: bool,
 ) -> int:
-    """Write every outcome; return the exit code: 1 if there was an error among them."""
-    failed = False
-    for outcome in model.generate_many(items):
-        advance(1)
-        if isinstance(outcome, Gpt2jaError):
-            failed = True
-            if format_ == "jsonl":
-                file.write(to_json({"error": str(outcome)}) + "\n")
-            else:
-                click.echo(f"error: {outcome}", err=True)
-            continue
-        for result in outcome:
-            if format_ == "jsonl":
-                file.write(to_json(_as_dict(result)) + "\n")
-            else:
-                file.write(f"{result.prompt}{result.text}\n")
+    """Write every outcome in order; return the exit code: 1 if there was an error among them.
+
+    Prompts are read and submitted in a thread, so that none waits for the next one to be typed.
+    """
+    submitted: queue.Queue[tuple[Item, Request | Gpt2jaError] | BaseException | None]
+    submitted = queue.Queue(maxsize=16 * model.batch_size)
+    stopped = threading.Event()
+
+    def submit() -> None:
+        try:
+            for item in items:
+                if stopped.is_set():
+                    return
+                submitted.put((item, _submit(model, item)))
+            submitted.put(None)
+        except BaseException as error:
+            submitted.put(error)
+
+    threading.Thread(target=submit, name="gpt2ja-onnx input", daemon=True).start()
+    failed, index, ended = False, 0, False
+    try:
+        while (entry := submitted.get()) is not None:
+            if isinstance(entry, BaseException):
+                raise entry
+            item, request = entry
+            try:
+                if isinstance(request, Gpt2jaError):
+                    raise request
+                writer.results(request.result(), index, item.handed)
+            except Gpt2jaError as error:
+                failed = True
+                writer.error(error, index, item.handed)
+                if strict:
+                    break
+            advance(1)
+            index += 1
+        else:
+            ended = True
+    finally:
+        stopped.set()
+        if not ended:
+            model.close(cancel=True)
     return 1 if failed else 0
 
 
-def _as_dict(result: GenerationResult) -> dict[str, Any]:
-    content = asdict(result)
-    if result.logprobs is None:
-        del content["logprobs"]
-    else:
-        content["logprobs"] = [entry._asdict() for entry in result.logprobs]
-    return content
+def _submit(model: GPT2Ja, item: Item) -> Request | Gpt2jaError:
+    if isinstance(item.config, Gpt2jaError):
+        return item.config
+    try:
+        return model.submit(item.prompt, item.config, wait=True)
+    except Gpt2jaError as error:
+        return error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2ja_onnx.bundle.demo import demo_bundle
-from gpt2ja_onnx.cli.common import to_json
+from gpt2ja_onnx.bundle.demo import find_bundle
+from gpt2ja_onnx.cli.outputs import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,18 +28,37 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     from gpt2ja_onnx.bundle.manifest import read_manifest
     from gpt2ja_onnx.device.choice import obstacles
 
-    directory = demo_bundle() if model is None else model
+    directory = find_bundle(model)
     manifest = read_manifest(directory, verify_hashes=verify_hashes)
     places = obstacles(manifest)
+    here = _environment()
     if format_ == "json":
-        click.echo(to_json(asdict(manifest) | {"obstacles": places}))
+        click.echo(to_json(asdict(manifest) | {"obstacles": places, "here": here}))
         return
+    for name, value in here.items():
+        click.echo(f"{name:<30}{value}")
     click.echo(f"{'bundle':<30}{directory}")
     for name, value in _lines(manifest):
         click.echo(f"{name:<30}{value}")
     for device, obstacle in places.items():
         answer = "yes" if obstacle is None else f"no: {obstacle}"
         click.echo(f"{f'runs here on {device}':<30}{answer}")
+
+
+def _environment() -> dict[str, str]:
+    """What bundles run on here."""
+    import platform
+
+    from gpt2ja_onnx import __version__
+    from gpt2ja_onnx.device.providers import ort
+    from gpt2ja_onnx.device.threads import available_threads
+
+    return {
+        "gpt2ja-onnx": __version__,
+        "onnxruntime": f"{ort.__version__}, {', '.join(ort.get_available_providers())}",
+        "python": f"{platform.python_version()} on {platform.machine()}",
+        "threads": str(available_threads()),
+    }
 
 
 def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:

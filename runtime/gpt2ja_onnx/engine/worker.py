@@ -138,6 +138,27 @@ class Worker:
                 engine.fail_all(failure)
 
 
+def _leave_behind() -> None:
+    """In the child of a fork: destroy nothing whose threads the child does not have.
+
+    The destructors of onnxruntime, of its sessions and of the library itself at the end of the
+    process, wait for their threads. So the workers are never released, and the process ends
+    before the library's destructors run, with its exit status (glibc's ``on_exit``).
+    """
+    if not len(_workers):
+        return
+    import ctypes
+
+    for worker in list(_workers):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(worker))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(libc._exit, None)
+
+
+os.register_at_fork(after_in_child=_leave_behind)
+
+
 @atexit.register
 def _close_all() -> None:
     """Leave no thread inside onnxruntime when the interpreter goes."""

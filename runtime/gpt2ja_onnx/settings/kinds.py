@@ -47,7 +47,7 @@ class Flag:
     def check(self, name: str, value: object) -> bool:
         """See `Kind`."""
         if not isinstance(value, bool):
-            raise SettingError(f"{name} must be True or False, not {value!r}")
+            raise SettingError(f"{name} must be True or False, not {_short(value)}")
         return value
 
 
@@ -69,7 +69,7 @@ class Whole:
         if value is None and self.optional:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            raise SettingError(f"{name} must be a whole number, not {value!r}")
+            raise SettingError(f"{name} must be a whole number, not {_short(value)}")
         if not self.low <= value <= self.high:
             end = f" and at most {self.high}" if self.high < MOST or value > self.high else ""
             raise SettingError(f"{name} must be at least {self.low}{end}, not {_short(value)}")
@@ -105,7 +105,7 @@ class Number:
         if value is None and self.optional:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SettingError(f"{name} must be a number, not {value!r}")
+            raise SettingError(f"{name} must be a number, not {_short(value)}")
         above = value >= self.low if self.with_low else value > self.low
         below = value <= self.high if self.with_high else value < self.high
         if not (above and below):
@@ -125,7 +125,7 @@ class EarlyStopping:
         """See `Kind`."""
         if isinstance(value, bool) or value == "never":
             return value
-        raise SettingError(f'{name} must be True, False or "never", not {value!r}')
+        raise SettingError(f'{name} must be True, False or "never", not {_short(value)}')
 
 
 class Strings:
@@ -137,7 +137,7 @@ class Strings:
         """See `Kind`."""
         values = (value,) if isinstance(value, str) else _items(value)
         if values is None or not all(isinstance(item, str) and item for item in values):
-            raise SettingError(f"{name} must be strings that are not empty, not {value!r}")
+            raise SettingError(f"{name} must be strings that are not empty, not {_short(value)}")
         return values
 
 
@@ -199,7 +199,7 @@ class TokenBiases:
         for key, bias in value.items():
             token = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
             if not _is_id(token):
-                raise SettingError(f"{name} must have token ids as keys, not {key!r}")
+                raise SettingError(f"{name} must have token ids as keys, not {_short(key)}")
             found[token] = _bias(name, bias, self.limit)
         return tuple(sorted(found.items()))
 
@@ -231,7 +231,7 @@ class LengthDecay:
             return None
         parts = _items(value)
         if parts is None or len(parts) != 2:
-            raise SettingError(f"{name} must be a start and a factor, not {value!r}")
+            raise SettingError(f"{name} must be a start and a factor, not {_short(value)}")
         start = Whole(0).check(f"{name}'s start", parts[0])
         factor = Number(0, 1e3, with_low=False).check(f"{name}'s factor", parts[1])
         assert start is not None
@@ -282,7 +282,8 @@ def _bias(name: str, value: object, limit: float) -> float:
 
 def _short(value: object) -> str:
     """A value for a message: whole, unless it is very long."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,178 @@
+"""asyncio without a thread a request; what is cancelled is over at the next step."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.errors import GenerationError, QueueFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LONG = 100  # tokens; nothing ends sooner, see `model`
+
+
+@pytest.fixture(scope="module")
+def model(bundles: dict[str, Path]) -> Iterator[GPT2Ja]:
+    with GPT2Ja.load(bundles["int8"], batch_size=8, max_waiting=200) as loaded:
+        loaded._intake.defaults = loaded.defaults.override(
+            {"eos_token_id": [], "do_sample": True, "seed": 1, "max_new_tokens": LONG}
+        )
+        yield loaded
+
+
+def wait_until_idle(model: GPT2Ja, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while len(model._worker._engine.batch) or model._worker.waiting != (0, 0):
+        assert time.monotonic() < end, "rows are still taken"
+        time.sleep(0.01)
+
+
+def test_many_calls_take_no_thread(model: GPT2Ja) -> None:
+    async def run() -> tuple[int, list[str]]:
+        calls = [
+            asyncio.create_task(model.agenerate("朝の", seed=index, max_new_tokens=20))
+            for index in range(40)
+        ]
+        await asyncio.sleep(0.01)
+        threads = threading.active_count()
+        results = await asyncio.gather(*calls)
+        return threads, [result[0].text for result in results]
+
+    model.generate("朝の", max_new_tokens=1)
+    before = threading.active_count()
+    threads, texts = asyncio.run(run())
+    assert threads <= before
+    assert texts == [
+        model.generate("朝の", seed=index, max_new_tokens=20)[0].text for index in range(40)
+    ]
+
+
+def test_other_work_of_the_loop_is_not_held_up(model: GPT2Ja) -> None:
+    async def run() -> float:
+        calls = [asyncio.create_task(model.agenerate("朝の", seed=i)) for i in range(24)]
+        await asyncio.sleep(0.01)
+        started = time.monotonic()
+        await asyncio.to_thread(time.sleep, 0.01)
+        waited = time.monotonic() - started
+        await asyncio.gather(*calls)
+        return waited
+
+    assert asyncio.run(run()) < 0.5
+
+
+def test_streams_are_those_of_generate(model: GPT2Ja) -> None:
+    async def read(seed: int) -> str:
+        return "".join([c.text async for c in model.astream("彼は", seed=seed, max_new_tokens=12)])
+
+    async def run() -> list[str]:
+        return list(await asyncio.gather(*map(read, range(12))))
+
+    assert asyncio.run(run()) == [
+        model.generate("彼は", seed=seed, max_new_tokens=12)[0].text for seed in range(12)
+    ]
+
+
+def test_cancelling_a_call_cancels_all_that_it_submitted(model: GPT2Ja) -> None:
+    async def run() -> None:
+        call = asyncio.create_task(
+            model.agenerate(["朝の"] * 20, num_return_sequences=4, max_new_tokens=LONG)
+        )
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(run())
+    started = time.monotonic()
+    wait_until_idle(model)
+    assert time.monotonic() - started < 2
+
+
+def test_leaving_a_stream_cancels_it(model: GPT2Ja) -> None:
+    async def run() -> None:
+        stream = model.astream("朝の", num_return_sequences=60)
+        async for _ in stream:
+            break
+        await stream.aclose()  # type: ignore[attr-defined] # an async generator
+
+    asyncio.run(run())
+    wait_until_idle(model)
+
+
+def test_a_handle_is_awaited_and_iterated(model: GPT2Ja) -> None:
+    async def run() -> tuple[str, str]:
+        handle = model.submit("彼は", seed=3, max_new_tokens=9)
+        chunks = [chunk.text async for chunk in handle]
+        (result,) = await handle
+        return "".join(chunks), result.text
+
+    streamed, text = asyncio.run(run())
+    assert streamed == text
+
+
+def test_a_loop_that_is_closed_meanwhile_harms_nobody(model: GPT2Ja) -> None:
+    async def leave() -> None:
+        handles.append(model.submit("朝の"))
+        asyncio.create_task(handles[-1].__aiter__().__anext__())  # type: ignore[attr-defined] # noqa: RUF006
+        await asyncio.sleep(0)
+
+    handles: list = []  # type: ignore[type-arg]
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert len(handles[0].result()[0].token_ids) == LONG
+
+
+def test_a_full_queue_refuses_and_waits_where_it_can(model: GPT2Ja) -> None:
+    async def run() -> list[BaseException | list[object]]:
+        calls = [
+            model.agenerate("朝の", num_return_sequences=50, max_new_tokens=9) for _ in range(12)
+        ]
+        return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
+
+    outcomes = asyncio.run(run())
+    refused = [o for o in outcomes if isinstance(o, QueueFullError)]
+    assert refused
+    assert "200 sequences" in str(refused[0])
+    assert len(refused) < 12
+    handles = []
+
+    def fill() -> None:
+        while True:
+            handles.append(model.submit("朝の", max_new_tokens=30))
+
+    with pytest.raises(QueueFullError):
+        fill()
+    waited = model.generate(["朝の"] * 300, max_new_tokens=2)  # in a window, beside the full queue
+    assert len(waited) == 300
+    assert all(len(handle.result()) == 1 for handle in handles)
+
+
+def test_scores_for_asyncio(model: GPT2Ja) -> None:
+    async def run() -> list[float]:
+        scores = await asyncio.gather(*(model.ascore(["朝の市場", "彼は"]) for _ in range(5)))
+        return [score.logprob for scored in scores for score in scored]
+
+    assert asyncio.run(run()) == [s.logprob for s in model.score(["朝の市場", "彼は"])] * 5
+
+
+def test_async_with_closes(bundles: dict[str, Path]) -> None:
+    async def run() -> GPT2Ja:
+        async with GPT2Ja.load(bundles["int8"]) as model:
+            assert len(await model.agenerate("朝の", max_new_tokens=2)) == 1
+        return model
+
+    closed = asyncio.run(run())
+    with pytest.raises(GenerationError, match="closed"):
+        closed.generate("朝の")
