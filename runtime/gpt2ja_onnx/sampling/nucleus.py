@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.sampling.state import SamplerState
-    from gpt2ja_onnx.sampling.warpers import Warper
     from gpt2ja_onnx.settings.config import GenerationConfig
 
-# Sums of probabilities are compared in float32 where rows are sorted. What lies nearer to a bound
-# than this is left to that comparison; its error is a hundred times smaller.
-_MARGIN = 1e-5
+# Sums of probabilities are compared in float32 where whole rows are sorted. What lies nearer to a
+# bound than this is left to that comparison, whose error is a tenth of it.
+_MARGIN = 1e-6
+# How many of the best tokens are looked at, one after another, where the candidates are not enough.
+_WIDTHS = (512, 2048, 8192)
 _UNDECIDED = -1
 
 
@@ -47,65 +48,21 @@ class Nucleus:
     """
 
     def __init__(self, states: Sequence[SamplerState]) -> None:
+        self._states = states
         rows = Rows([state.config for state in states], np.ones(len(states), dtype=np.int64))
         self._temperature = Temperature.of(rows)
-        cuts: list[Warper | None] = [TopP.of(rows), MinP.of(rows)]
-        self._cuts = [warper for warper in cuts if warper is not None]
         top_p = rows.column("top_p")
         # The least part of all probability that a token and those behind it must exceed.
         self._limit = np.where(top_p < 1, 1 - top_p, -1)
         self._min_p = rows.column("min_p")
 
-    def from_candidates(
-        self, scores: Floats, ids: Ids, logits: Floats, uniform: NDArray[np.float64]
-    ) -> Ids:
-        """Draw from the best tokens, where they are seen to be enough.
+    def draw(self, scores: Floats, ids: Ids, logits: Floats, uniform: NDArray[np.float64]) -> Ids:
+        """Draw a token for every row.
 
         Args:
             scores: Best scores of each row, sorted downwards, equal ones by rising id, shape
-                (rows, candidates).
+                (rows, candidates); NaN in a row whose logits are no longer the graph's.
             ids: Their token ids, shape (rows, candidates).
-            logits: All scores, shape (rows, vocabulary).
-            uniform: Numbers in [0, 1), shape (rows,).
-
-        Returns:
-            Token ids, shape (rows,); -1 where the candidates may not be enough.
-        """
-        cold, all_cold = self._cooled(scores), self._cooled(logits)
-        cold, ids = order_ties(cold.copy(), ids)
-        best = cold[:, :1]
-        weights = np.exp(cold - best).astype(np.float64)
-        total = np.exp(all_cold - best).sum(axis=1, keepdims=True, dtype=np.float64)
-        before = np.cumsum(weights, axis=1) - weights
-        tail = 1 - before / total
-        part = weights  # of the likeliest token's probability
-        kept = (tail > self._limit) & (part >= self._min_p)
-        kept[:, 0] = True
-        near = np.abs(tail - self._limit) <= _MARGIN
-        near |= np.abs(part - self._min_p) <= _MARGIN * self._min_p
-        near[:, 0] = False  # is kept either way
-        cut = (self._limit >= 0) | (self._min_p > 0)
-        # What is kept is the first tokens of a row, so the last one tells whether all are here.
-        decided = cut[:, 0] & ~near.any(axis=1) & ~kept[:, -1]
-        count = kept.sum(axis=1)
-        chosen = np.where(kept, cold, np.float32(-np.inf))
-        places = draw_places(chosen, uniform)
-        # Where nothing is cut, the number itself may lie among the candidates.
-        wanted = np.maximum(uniform[:, None] * total, np.finfo(np.float64).tiny)
-        inside = ~cut[:, 0] & (wanted[:, 0] < (before + weights)[:, -1] * (1 - _MARGIN))
-        places = np.where(inside, ((before + weights) < wanted).sum(axis=1), places)
-        count = np.where(inside, places + 1, count)
-        # Tokens that tie with the last candidate may stand outside, in any order.
-        rows = np.arange(len(cold))
-        clear = cold[rows, np.minimum(count, cold.shape[1] - 1)] > cold[:, -1]
-        decided = (decided | inside) & clear
-        drawn: Ids = np.where(decided, ids[rows, np.minimum(places, cold.shape[1] - 1)], _UNDECIDED)
-        return drawn
-
-    def from_all(self, logits: Floats, uniform: NDArray[np.float64]) -> Ids:
-        """Draw from the sorted scores.
-
-        Args:
             logits: All scores, shape (rows, vocabulary).
             uniform: Numbers in [0, 1), shape (rows,).
 
@@ -113,23 +70,92 @@ class Nucleus:
             Token ids, shape (rows,).
         """
         cold = self._cooled(logits)
+        total = np.exp(cold - cold.max(axis=1, keepdims=True)).sum(
+            axis=1, keepdims=True, dtype=np.float64
+        )
+        best, ids = order_ties(self._cooled(scores).copy(), ids)
+        every = np.arange(len(logits))
+        places = self._places(every, best, total, uniform)
+        drawn: Ids = np.where(places < 0, _UNDECIDED, ids[every, places])
+        size = cold.shape[1]
         # Values alone are sorted: ids are looked up for the one that is drawn.
-        ordered = np.ascontiguousarray(np.sort(cold, axis=1)[:, ::-1])
-        scores, nothing = ordered.copy(), np.empty((0, 0), dtype=np.int64)
-        for cut in self._cuts:
-            scores, _ = cut(scores, nothing)
-        columns = int((scores > -np.inf).sum(axis=1).max(initial=1))
-        places = draw_places(scores[:, :columns], uniform)
-        drawn = np.empty(len(logits), dtype=np.int64)
-        for row, place in enumerate(places.tolist()):
-            value = ordered[row, place]
-            first = int(np.searchsorted(-ordered[row], -value))
-            tied = np.flatnonzero(cold[row] == value)  # by rising id; falling ones are wanted
-            drawn[row] = tied[len(tied) - 1 - (place - first)]
+        for width in _WIDTHS:
+            rows = np.flatnonzero(drawn == _UNDECIDED)
+            if not len(rows) or width >= size:
+                break
+            best = np.partition(cold[rows], size - width, axis=1)[:, size - width :]
+            best = np.ascontiguousarray(np.sort(best, axis=1)[:, ::-1])
+            for row, values, place in zip(
+                rows.tolist(), best, self._places(rows, best, total, uniform).tolist(), strict=True
+            ):
+                if place >= 0:
+                    drawn[row] = _token(cold[row], values, place)
+        for row in np.flatnonzero(drawn == _UNDECIDED).tolist():
+            drawn[row] = self._from_sorted(row, cold[row], uniform[row])
         return drawn
+
+    def _places(
+        self,
+        rows: NDArray[np.int64],
+        best: Floats,
+        total: NDArray[np.float64],
+        uniform: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Draw columns of the best scores; -1 where they may not be all that is kept.
+
+        Args:
+            rows: Which rows these are.
+            best: Divided by the temperature and sorted downwards, shape (len(rows), n).
+            total: Sum of exp(score - best score) over the vocabulary, of all rows, shape (·, 1).
+            uniform: Numbers in [0, 1), of all rows.
+        """
+        total, limit, min_p = total[rows], self._limit[rows], self._min_p[rows]
+        weights = np.exp(best - best[:, :1])
+        until = np.cumsum(weights, axis=1, dtype=np.float64)
+        tail = 1 - (until - weights) / total
+        kept = (tail > limit) & (weights >= min_p)
+        kept[:, 0] = True
+        near = np.abs(tail - limit) <= _MARGIN
+        near |= np.abs(weights - min_p) <= _MARGIN * min_p
+        near[:, 0] = False  # is kept either way
+        cuts = (limit[:, 0] >= 0) | (min_p[:, 0] > 0)
+        # What is kept are the first tokens of a row, so the last one tells whether all are here.
+        decided = cuts & ~near.any(axis=1) & ~kept[:, -1]
+        places_of = np.arange(len(best))
+        count = kept.sum(axis=1)
+        # As `draw_places` does; where nothing is cut, the number may lie among these all the same.
+        whole = np.where(cuts, until[places_of, count - 1], total[:, 0])
+        wanted = np.maximum(uniform[rows] * whole, np.finfo(np.float64).tiny)[:, None]
+        places = (until < wanted).sum(axis=1)
+        decided |= ~cuts & (wanted[:, 0] < until[:, -1] * (1 - _MARGIN))
+        count = np.where(cuts, count, places + 1)
+        # Tokens that tie with the last one may stand outside, in any order.
+        last = best.shape[1] - 1
+        decided &= best[places_of, np.minimum(count, last)] > best[:, -1]
+        return np.where(decided, np.minimum(places, last), _UNDECIDED)
+
+    def _from_sorted(self, row: int, cold: Floats, uniform: float) -> int:
+        """Draw from all of a row's scores, sorted and warped."""
+        best = np.ascontiguousarray(np.sort(cold)[::-1])
+        scores, nothing = best[None].copy(), np.empty((0, 0), dtype=np.int64)
+        rows = Rows([self._states[row].config], np.ones(1, dtype=np.int64))
+        for kind in (TopP, MinP):
+            if (cut := kind.of(rows)) is not None:
+                scores, _ = cut(scores, nothing)
+        return _token(cold, best, int(draw_places(scores, np.array([uniform]))[0]))
 
     def _cooled(self, scores: Floats) -> Floats:
         if self._temperature is None:
             return scores
         cooled, _ = self._temperature(scores, np.empty((0, 0), dtype=np.int64))
         return cooled
+
+
+def _token(cold: Floats, best: Floats, place: int) -> int:
+    """The id of the score at a place of a sorted row; equal scores are taken by falling id."""
+    value = best[place]
+    tied = np.flatnonzero(cold == value)
+    if len(tied) > 1:
+        place -= int(np.searchsorted(-best, -value))
+        return int(tied[len(tied) - 1 - place])
+    return int(tied[0])

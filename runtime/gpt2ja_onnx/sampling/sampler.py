@@ -168,38 +168,34 @@ def _draw_unbounded(
     scores: Scores, states: list[SamplerState], rows: list[int], uniform: NDArray[np.float64]
 ) -> dict[int, Choice]:
     """Draw for rows that keep as many tokens as it takes."""
-    logits = (scores if len(rows) == len(scores) else scores.take(rows)).logits.read()
-    nucleus = Nucleus([states[row] for row in rows])
-    tokens = nucleus.from_candidates(
-        scores.candidates[rows], scores.ids[rows], logits, uniform[rows]
-    )
     chosen: dict[int, Choice] = {}
-    everything = np.arange(logits.shape[1], dtype=np.int64)
-    sorted_rows: list[int] = []
-    sorted_logits: list[Floats] = []
-    for row, all_scores, token in zip(rows, logits, tokens.tolist(), strict=True):
-        state = states[row]
-        if not state.active:
-            if token >= 0:
-                chosen[row] = token
-                continue
-        else:
-            all_scores = all_scores.copy()
+    processed: dict[int, Floats] = {}
+    every = np.arange(scores.logits.vocab_size, dtype=np.int64)
+    for row in rows:
+        if states[row].active:
+            changed = scores.logits.row(row).copy()
             try:
-                process(all_scores, everything, state)
+                process(changed, every, states[row])
             except GenerationError as error:
                 chosen[row] = error
                 continue
-            if all_scores.max() == -np.inf:
+            if changed.max() == -np.inf:
                 chosen[row] = _nothing_left()
-                continue
-        sorted_rows.append(row)
-        sorted_logits.append(all_scores)
-    if sorted_rows:
-        nucleus = Nucleus([states[row] for row in sorted_rows])
-        tokens = nucleus.from_all(np.stack(sorted_logits), uniform[sorted_rows])
-        chosen |= zip(sorted_rows, tokens.tolist(), strict=True)
-    return chosen
+            else:
+                processed[row] = changed
+    rows = [row for row in rows if row not in chosen]
+    if not rows:
+        return chosen
+    some = scores if len(rows) == len(scores) else scores.take(rows)
+    logits, best = some.logits.read(), some.candidates
+    if processed:
+        logits, best = logits.copy(), best.copy()
+        for place, row in enumerate(rows):
+            if row in processed:
+                logits[place] = processed[row]
+                best[place] = np.nan
+    tokens = Nucleus([states[row] for row in rows]).draw(best, some.ids, logits, uniform[rows])
+    return chosen | dict(zip(rows, tokens.tolist(), strict=True))
 
 
 def _finish(scores: Floats, ids: Ids, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
