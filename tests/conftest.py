@@ -101,7 +101,8 @@ def torch_model(checkpoint: Path) -> GPT2LMHeadModel:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return GPT2LMHeadModel.from_pretrained(checkpoint).eval()
+        model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(checkpoint).eval()
+    return model
 
 
 @pytest.fixture(scope="session")

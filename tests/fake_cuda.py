@@ -85,7 +85,15 @@ class TestedSession(CudaSession):
 
     @property
     def recorder(self) -> Recorder:
-        return self._session  # type: ignore[return-value]
+        recorder: Any = self._session
+        assert isinstance(recorder, Recorder)
+        return recorder
+
+    @property
+    def mover(self) -> Recorder:
+        recorder: Any = self._mover._session
+        assert isinstance(recorder, Recorder)
+        return recorder
 
     def _open(self, path: Path) -> Any:
         if self.captures and self.refuses_capture:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import NDArray
+
+    Numbers = float | list[float] | NDArray[np.floating]
 
 # Largest absolute difference of a logit from PyTorch's, by precision.
 LOGITS = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}
@@ -15,5 +17,5 @@ PROBABILITY = 1e-6
 LOGPROB = 1e-4
 
 
-def assert_near(found: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
+def assert_near(found: Numbers, expected: Numbers, tolerance: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)

@@ -22,7 +22,7 @@ from gpt2ja_onnx.results import Score
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -227,7 +227,7 @@ class GPT2Ja:
 
     def stream(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk]:
         """Continue a prompt and yield its text as it comes.
 
         The chunks of one sequence join to exactly the text that `generate` gives. Leaving the
@@ -357,7 +357,7 @@ class GPT2Ja:
 
     async def astream(
         self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[Settings]
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio, without a thread; cancelling the task cancels the request.
 
         Raises:
@@ -411,7 +411,7 @@ class GPT2Ja:
         await asyncio.to_thread(self.close, cancel=kind is not None)
 
 
-def _iterate(request: Request) -> Iterator[Chunk]:
+def _iterate(request: Request) -> Generator[Chunk]:
     try:
         yield from request
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gpt2ja_onnx.results import GenerationResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from gpt2ja_onnx.engine.group import SequenceGroup
     from gpt2ja_onnx.errors import GenerationError
@@ -65,7 +65,7 @@ class Request:
         shown = self._prompt if len(self._prompt) <= 20 else f"{self._prompt[:20]}…"
         return f"<Request {shown!r}, seed {self.seed}, {state}>"
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Generator[Chunk]:
         """Chunks of all sequences as they are generated, until the request has ended.
 
         Raises:
@@ -75,7 +75,7 @@ class Request:
             yield chunk
         self._raise()
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
+    async def __aiter__(self) -> AsyncGenerator[Chunk]:
         """The same for asyncio."""
         while (chunk := await self._group.channel.aget()) is not None:
             yield chunk

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.report import BASELINE, REPORT_FILE, Report, Workload, read_report
+from gpt2ja_bench.report import (
+    BASELINE,
+    REPORT_FILE,
+    EngineReport,
+    Report,
+    Result,
+    Workload,
+    read_report,
+)
 from gpt2ja_bench.reporting.statistics import baseline_ratio
 from gpt2ja_bench.running.contestant import Stage
 from gpt2ja_bench.running.engines.spec import EngineSpec
@@ -78,7 +86,7 @@ def test_an_engine_that_fails_is_a_row_with_its_reason(
     tmp_path: Path, behaviour: str, reason: str
 ) -> None:
     report = run(tmp_path, spec("bad", behaviour), spec("good", "fast"))
-    outcomes = [*report.engines, *report.results]
+    outcomes: list[EngineReport | Result] = [*report.engines, *report.results]
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     assert [getattr(outcome, "id", "bad") for outcome in failed] == ["bad"]
     assert reason in failed[0].reason

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx import GPT2Ja, Request
 from gpt2ja_onnx.errors import GenerationError, QueueFullError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_leaving_a_stream_cancels_it(model: GPT2Ja) -> None:
         stream = model.astream("朝の", num_return_sequences=60)
         async for _ in stream:
             break
-        await stream.aclose()  # type: ignore[attr-defined] # an async generator
+        await stream.aclose()
 
     asyncio.run(run())
     wait_until_idle(model)
@@ -121,10 +121,10 @@ def test_a_handle_is_awaited_and_iterated(model: GPT2Ja) -> None:
 def test_a_loop_that_is_closed_meanwhile_harms_nobody(model: GPT2Ja) -> None:
     async def leave() -> None:
         handles.append(model.submit("朝の"))
-        asyncio.create_task(handles[-1].__aiter__().__anext__())  # type: ignore[attr-defined] # noqa: RUF006
+        asyncio.create_task(handles[-1].__aiter__().__anext__())  # noqa: RUF006
         await asyncio.sleep(0)
 
-    handles: list = []  # type: ignore[type-arg]
+    handles: list[Request] = []
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave())
     for task in asyncio.all_tasks(loop):

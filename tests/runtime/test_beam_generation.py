@@ -12,6 +12,7 @@ import torch
 from gpt2ja_onnx import GenerationConfig, GPT2Ja
 from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutError, SettingError
 from gpt2ja_onnx.sampling.state import random_stream
+from gpt2ja_onnx.settings.keywords import Settings
 from tests.conftest import CONTEXT, VOCABULARY
 from tests.runtime.test_generation import PROMPTS, SAMPLED
 
@@ -195,8 +196,8 @@ def test_what_cannot_be_searched_is_refused(bundles: dict[str, Path], model: GPT
     with pytest.raises(SettingError, match="a stream needs num_beams 1, not 3"):
         model.stream(PROMPTS[0], BEAMS)
     with pytest.raises(SettingError, match="a stream needs num_beams 1, not 3"):
-        asyncio.run(anext(model.astream(PROMPTS[0], BEAMS)))
-    few = {"do_sample": True, "top_k": 1, "max_new_tokens": 1, "num_return_sequences": 3}
+        asyncio.run(model.astream(PROMPTS[0], BEAMS).__anext__())
+    few = Settings(do_sample=True, top_k=1, max_new_tokens=1, num_return_sequences=3)
     with pytest.raises(GenerationError, match="leave the beams 2 texts, num_return_sequences is 3"):
         model.generate(PROMPTS[0], BEAMS, **few)
     with GPT2Ja.load(bundles["fp32"], max_memory=2 * 80 * 1024) as small:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 from transformers import GenerationConfig as TransformersConfig
 
 from gpt2ja_onnx import GenerationConfig
 from gpt2ja_onnx.errors import SettingError
+
+if TYPE_CHECKING:
+    from gpt2ja_onnx.settings.keywords import Settings
 
 
 def test_defaults_are_those_of_transformers() -> None:
@@ -56,7 +60,7 @@ def test_defaults_are_those_of_transformers() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_named(settings: dict, message: str) -> None:
+def test_a_wrong_value_is_named(settings: Settings, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         GenerationConfig(**settings)
     with pytest.raises(ValueError, match=message):

@@ -117,10 +117,12 @@ def test_scores_and_logprobs_are_those_of_the_cpu(make: Any, reference: GPT2Ja) 
     for mine, theirs in zip(found, expected, strict=True):
         assert_near(mine.logprob / mine.tokens, theirs.logprob / theirs.tokens, tolerance)
     settings = GREEDY | {"logprobs": 2, "max_new_tokens": 3}
-    for mine, theirs in zip(
+    for one, other in zip(
         model.generate(PROMPTS, **settings), reference.generate(PROMPTS, **settings), strict=True
     ):
-        assert_near(mine.logprobs[0].logprob, theirs.logprobs[0].logprob, tolerance)
+        assert one.logprobs is not None
+        assert other.logprobs is not None
+        assert_near(one.logprobs[0].logprob, other.logprobs[0].logprob, tolerance)
 
 
 def test_each_bucket_is_captured_once_at_its_second_run(make: Any) -> None:

@@ -112,10 +112,10 @@ def test_rows_change_places_even_when_they_are_moved_in_several_calls(
     for each in (cache, twin):
         each.reserve(4, 128, 0)
     fill(cache, twin, 0)
-    calls = len(session._mover._session.ran)  # type: ignore[attr-defined]
+    calls = len(session.mover.ran)
     for each in (cache, twin):
         each.copy_rows([1, 2, 3, 0], [0, 1, 2, 3], 128, 0)
-    assert len(session._mover._session.ran) > calls + 1  # type: ignore[attr-defined]
+    assert len(session.mover.ran) > calls + 1
     np.testing.assert_array_equal(read(cache), contents(twin))
 
 

@@ -33,7 +33,7 @@ def test_which_processors_saturate(
     if cpuinfo is not None:
         path.write_text(cpuinfo)
     monkeypatch.setattr(features, "_CPUINFO", path)
-    monkeypatch.setattr(features.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     features.int8_products_saturate.cache_clear()
     assert features.int8_products_saturate() is expected
     features.int8_products_saturate.cache_clear()

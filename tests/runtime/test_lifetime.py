@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,7 +45,7 @@ def engine_threads() -> int:
 
 def test_models_that_nobody_holds_are_freed(bundles: dict[str, Path]) -> None:
     before = engine_threads()
-    references = []
+    references: list[weakref.ref[Any]] = []
     for _ in range(5):
         model = GPT2Ja.load(bundles["int8"])
         model.generate("朝の", max_new_tokens=2)
@@ -214,8 +214,9 @@ print(time.monotonic() - started < 1, flush=True)
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_ends_the_command(bundles: dict[str, Path], times: int) -> None:
     command = [
-        sys.executable, "-m", "gpt2ja_onnx.cli", "generate", "朝の", "--model", bundles["int8"],
-        "--num-return-sequences", "4000", "--max-new-tokens", "100", "--format", "jsonl",
+        sys.executable, "-m", "gpt2ja_onnx.cli", "generate", "朝の",
+        "--model", str(bundles["int8"]), "--num-return-sequences", "4000",
+        "--max-new-tokens", "100", "--format", "jsonl",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from transformers import generation as hf
+from transformers.generation import logits_process as hf
 
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.errors import GenerationError
@@ -34,8 +35,9 @@ def transformers_scores(
     """What transformers' processors and warpers make of one row of logits."""
     eos = torch.tensor([EOS])
     steps: list[hf.LogitsProcessor] = []
-    if config.sequence_bias:
-        steps.append(hf.SequenceBiasLogitsProcessor(dict(config.sequence_bias)))
+    biases: Any = dict(config.sequence_bias)
+    if biases:
+        steps.append(hf.SequenceBiasLogitsProcessor(biases))
     if config.repetition_penalty != 1:
         steps.append(hf.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     if config.no_repeat_ngram_size:
@@ -103,7 +105,9 @@ def make_state(config: GenerationConfig, history: np.ndarray, seed: int = 0) -> 
     )
 
 
-def choose(candidates: np.ndarray, ids: np.ndarray, logits: np.ndarray, states: list) -> list:
+def choose(
+    candidates: np.ndarray, ids: np.ndarray, logits: np.ndarray, states: list[SamplerState]
+) -> list[Any]:
     """One choice of a new sampler."""
     return Sampler().choose(Scores(candidates, ids, HostLogits(logits)), states)
 
