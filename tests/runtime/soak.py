@@ -1,7 +1,8 @@
-"""Run by a test in a process of its own: prints its memory before and after many requests."""
+"""Run by a test in a process of its own: prints its memory in KiB and its objects, by and by."""
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def run(model: GPT2Ja, requests: int, longest: int) -> None:
 with GPT2Ja.load(sys.argv[1]) as model:
     run(model, 200, longest=60)  # fills and drains the batch, so that every row count occurred
     run(model, 4000, longest=4)
-    before = resident()
-    run(model, 10_000, longest=4)
-    print(before, resident())
+    for _ in range(20):
+        run(model, 500, longest=4)
+        gc.collect()
+        print(resident(), len(gc.get_objects()))

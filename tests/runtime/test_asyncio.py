@@ -11,6 +11,7 @@ import pytest
 
 from gpt2ja_onnx import GPT2Ja, Request
 from gpt2ja_onnx.errors import GenerationError, QueueFullError
+from tests.idle import wait_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,13 +27,6 @@ def model(bundles: dict[str, Path]) -> Iterator[GPT2Ja]:
             {"eos_token_id": [], "do_sample": True, "seed": 1, "max_new_tokens": LONG}
         )
         yield loaded
-
-
-def wait_until_idle(model: GPT2Ja, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while len(model._worker._engine.batch) or model._worker.waiting != (0, 0):
-        assert time.monotonic() < end, "rows are still taken"
-        time.sleep(0.01)
 
 
 def test_many_calls_take_no_thread(model: GPT2Ja) -> None:

@@ -14,6 +14,7 @@ from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutEr
 from gpt2ja_onnx.sampling.state import random_stream
 from gpt2ja_onnx.settings.keywords import Settings
 from tests.conftest import CONTEXT, VOCABULARY
+from tests.idle import wait_until_idle
 from tests.runtime.test_generation import PROMPTS, SAMPLED
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def test_cancel_and_timeout_free_the_rows(model: GPT2Ja) -> None:
     with pytest.raises(RequestTimeoutError):
         model.submit(PROMPTS[0], long, timeout=0.001).result()
     assert [r.token_ids for r in other.result()] == expected
-    assert len(model._worker._engine.batch) == 0
+    wait_until_idle(model)
 
 
 def test_what_cannot_be_searched_is_refused(bundles: dict[str, Path], model: GPT2Ja) -> None:

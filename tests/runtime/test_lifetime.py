@@ -17,6 +17,7 @@ import pytest
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.errors import CancelledError, ClosedError, GenerationError
 from gpt2ja_onnx.settings.keywords import Settings
+from tests.idle import wait_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +31,6 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 def model(bundles: dict[str, Path]) -> Iterator[GPT2Ja]:
     with GPT2Ja.load(bundles["int8"], batch_size=8) as loaded:
         yield loaded
-
-
-def wait_until_idle(model: GPT2Ja, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while len(model._worker._engine.batch) or model._worker.waiting != (0, 0):
-        assert time.monotonic() < end, "rows are still taken"
-        time.sleep(0.01)
 
 
 def engine_threads() -> int:

@@ -76,8 +76,11 @@ def test_memory_stays_flat_over_ten_thousand_requests(bundles: dict[str, Path]) 
         [sys.executable, soak, bundles["int8"]], capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    before, after = map(int, done.stdout.split())
-    assert after <= 1.02 * before
+    looks = np.array(done.stdout.split(), dtype=float).reshape(-1, 2)
+    first, last = (np.median(half, axis=0) for half in np.array_split(looks, 2))
+    # Objects tell a leak of ours exactly. Of the memory, what malloc keeps varies by one percent.
+    assert last[1] <= first[1] + 100
+    assert last[0] <= 1.02 * first[0]
 
 
 def test_many_threads_on_one_model(model: GPT2Ja) -> None:
