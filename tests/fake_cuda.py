@@ -28,6 +28,7 @@ class Recorder:
         self.ran: list[int] = []
         self.released: list[int] = []
         self.broken = False
+        self.exhausted = False
         self._captured: dict[int, Any] = {}
 
     def get_inputs(self) -> Any:
@@ -42,6 +43,8 @@ class Recorder:
         if graph >= 0:
             if self.broken:
                 raise RuntimeError("CUDA failure 900: operation not permitted when capturing")
+            if self.exhausted:
+                raise RuntimeError("CUDA failure 2: out of memory")
             binding = binding if self.real else self._captured.setdefault(graph, binding)
         self.inner.run_with_iobinding(binding, options)
 

@@ -5,6 +5,7 @@ Every test runs on the CPU with the code of CUDA, and on a GPU where there is on
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -323,3 +324,80 @@ def test_every_node_runs_on_the_gpu(cuda_bundle: Path, monkeypatch: pytest.Monke
     for opened in (session._session, session._mover._session):
         groups = opened.get_provider_graph_assignment_info()
         assert {group.ep_name for group in groups} == {"CUDAExecutionProvider"}
+
+
+# --- memory of the device ---
+
+
+def test_steps_of_prompts_are_freed(make: Any) -> None:
+    model, _ = make()
+    for index in range(30):
+        model.generate(PROMPTS[index % 5], **GREEDY | {"max_new_tokens": 2})
+    gc.collect()
+    steps = [thing for thing in gc.get_objects() if type(thing) is Step]
+    # Those that decode, by bucket, and those whose scores the next prompt may still need.
+    assert len(steps) <= 4
+
+
+def test_decoding_steps_let_go_of_the_old_memory_before_there_is_new(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, session = make()
+    cache: CudaCache = session.new_cache()
+    cache.reserve(2, 64, 0)
+    cache.decode_plan(2)
+    bound: list[int] = []
+    empty = session.memory.empty
+
+    def looking(words: int) -> Any:
+        bound.append(len(cache.steps))
+        return empty(words)
+
+    monkeypatch.setattr(session.memory, "empty", looking)
+    cache.reserve(4, 64, 2)
+    assert bound
+    assert not any(bound)
+
+
+def test_memory_is_taken_only_while_nobody_captures(make: Any) -> None:
+    _, session = make()
+    taken = threading.Event()
+
+    def take() -> None:
+        session.memory.upload(np.zeros(4, dtype=np.int64))
+        taken.set()
+
+    with session.memory.lock:
+        thread = threading.Thread(target=take)
+        thread.start()
+        assert not taken.wait(0.1)
+    assert taken.wait(5)
+    thread.join()
+
+
+def test_no_memory_in_a_capture_ends_that_request_and_capturing(make: Any, check: Any) -> None:
+    model, session = make()
+    first = session.recorder
+    first.exhausted = True
+    with (
+        pytest.warns(RuntimeWarning, match="CUDA graphs are off"),
+        pytest.raises(GenerationError, match="there is no memory for the request"),
+    ):
+        model.generate(PROMPTS[0], **GREEDY)
+    assert session.recorder is not first  # a stream that was left capturing is of no use
+    check(model.generate(PROMPTS, **GREEDY), PROMPTS, **GREEDY)
+    assert not session.recorder.decoded
+
+
+def test_graphs_that_may_never_be_freed_are_bounded(
+    make: Any, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2ja_onnx.device.cuda.session._MOST_GRAPHS", 2)
+    model, session = make()
+    opened = {id(session.recorder): session.recorder}
+    for rows in (1, 3, 5, 1, 3, 5):  # three buckets
+        settings = GREEDY | {"num_return_sequences": rows}
+        check(model.generate(PROMPTS[0], **settings), PROMPTS[0], **settings)
+        opened[id(session.recorder)] = session.recorder
+    assert len(opened) > 1
+    assert all(len(set(recorder.decoded)) <= 2 for recorder in opened.values())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.errors import GenerationError, RequestTimeoutError
 from gpt2ja_onnx.settings.keywords import Settings
 from tests.fakes import (
     CURSED,
+    SHAPE,
     FakeSession,
     expected_ids,
     make_group,
@@ -22,6 +28,9 @@ from tests.fakes import (
     searched,
     token_ids,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def keys(engine: Engine) -> np.ndarray:
@@ -305,6 +314,34 @@ def test_memory_comes_back_when_long_requests_are_over() -> None:
     run(engine, [make_group([i % CURSED, 2], max_new_tokens=4) for i in range(1500)])
     assert engine.batch.cache.nbytes < long
     assert keys(engine).shape[2] == 64
+
+
+def test_a_budget_holds_while_the_cache_moves() -> None:
+    import tracemalloc
+
+    shape = replace(SHAPE, layers=12, width=64, context=1024)
+    session = FakeSession()
+    session.shape = shape
+    cache = CpuCache(session)
+    budget = cache.bytes_needed(8, 512)
+    cache.reserve(8, 256, 0, budget)
+    for part in cache.parts:
+        part[:] = 1
+    tracemalloc.start()
+    cache.reserve(8, 512, 8, budget)
+    peak = tracemalloc.get_traced_memory()[1] + cache.nbytes // 2  # the old half is not traced
+    tracemalloc.stop()
+    assert cache.nbytes <= budget
+    assert peak - cache.nbytes // 2 <= budget
+    assert all((part[:8, :, :256] == 1).all() for part in cache.parts)
+
+
+def test_one_buffer_serves_every_number_of_rows(bundles: dict[str, Path]) -> None:
+    session = CpuSession(bundles["int8"], read_manifest(bundles["int8"]), threads=1)
+    cache = session.new_cache()
+    cache.reserve(16, 64, 0)
+    logits = [cache.decode_plan(rows).all_logits() for rows in range(1, 17)]
+    assert all(np.shares_memory(logits[-1], each) for each in logits)
 
 
 def test_sequences_that_wait_take_no_memory_of_their_length() -> None:
