@@ -34,7 +34,7 @@ _QUICK = (BASELINE, "ctranslate2-int8", "llama.cpp-q8_0", "ours-int8", "ours-fp1
     "--checkpoint", type=click.Path(path_type=Path),
     help="Hugging Face checkpoint.  [default: random weights of the published model's size]",
 )  # fmt: skip
-@click.option("--engines", help="Their names, with commas.  [default: all]")
+@click.option("--engines", help="Ids or names as in a report, with commas.  [default: all]")
 @click.option("--workloads", help="Their names, with commas.  [default: all]")
 @click.option("--threads", type=click.IntRange(min=1), help="Of every engine.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -111,15 +111,24 @@ def _run(
 
 def _choose(known: tuple[Any, ...], names: str | None, what: str, default: Any = None) -> Any:
     by_name = {item.workload.id if isinstance(item, Plan) else item.id: item for item in known}
+    ids = {_title(item).lower(): name for name, item in by_name.items()}
+    ids |= {name.replace("ours", "gpt2ja-onnx", 1): name for name in by_name}  # the short names
     if names is None:
         return tuple(item for name, item in by_name.items() if default is None or name in default)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = [ids.get(name.lower(), name) for name in wanted]
     unknown = [name for name in wanted if name not in by_name]
     if unknown or not wanted:
         raise click.UsageError(
             f"no {what} {', '.join(unknown) or names!r}; there are {', '.join(by_name)}"
         )
     return tuple(item for name, item in by_name.items() if name in wanted)
+
+
+def _title(item: Any) -> str:
+    """The name that a report prints."""
+    title: str = item.workload.title if isinstance(item, Plan) else item.title
+    return title
 
 
 def _bundle_engine(path: Path) -> EngineSpec:

@@ -49,7 +49,8 @@ _READING = (
     "Medians, with their intervals of 95 % confidence in brackets: [low–high]. A step gives every "
     "row one token. “× PyTorch” is the median of the ratios within each round, in which the "
     "engines ran one after another. “Of the floor” is the least time that the machine's measured "
-    "bandwidth and matrix rate allow a step, as a share of the time that it took."
+    "bandwidth and matrix rate allow a step, as a share of the time that it took. Wide tables "
+    "scroll sideways."
 )
 
 # To be dropped with the first report of a GPU in benchmarks/results.
@@ -120,8 +121,11 @@ def _shortfalls(report: Report) -> Section:
     found = shortfalls(report)
     if found:
         return Section(SHORTFALLS_TITLE, bullets=tuple(found))
-    if any(statistics.is_ours(e) and e.status == "ok" for e in report.engines):
-        text = "Nowhere among what was measured here, beyond the noise."
+    measured = [engine for engine in report.engines if engine.status == "ok"]
+    peers = [engine.title for engine in measured if not statistics.is_ours(engine)]
+    if len(peers) < len(measured):
+        others = ", ".join(peers) if len(peers) <= 3 else f"the {len(peers)} other engines"
+        text = f"Nowhere beyond the noise; compared with {others or 'nothing else'}."
     else:
         text = "This project was not measured here."
     return Section(SHORTFALLS_TITLE, (text,))

@@ -118,18 +118,18 @@ def engine_name(engine: EngineReport) -> str:
 _COLUMNS = {
     "generate": (
         "Engine",
+        "Tokens/s",
+        "Tokens/s per row",
         "First token (ms)",
         "Step p50 (ms)",
         "p95 (ms)",
         "p99 (ms)",
-        "Tokens/s",
-        "Tokens/s a row",
         "× PyTorch",
         "Of the floor",
         "Peak memory (MiB)",
     ),
-    "queue": ("Engine", "Call (s)", "Tokens/s", "× PyTorch", "Peak memory (MiB)"),
-    "score": ("Engine", "Call (s)", "Tokens/s", "× PyTorch", "Peak memory (MiB)"),
+    "queue": ("Engine", "Tokens/s", "Call (s)", "× PyTorch", "Peak memory (MiB)"),
+    "score": ("Engine", "Tokens/s", "Call (s)", "× PyTorch", "Peak memory (MiB)"),
     "cold_start": ("Engine", "To the first token (s)", "× PyTorch", "Peak memory (MiB)"),
 }
 
@@ -144,17 +144,17 @@ def _cells(
         return (with_interval(statistics.duration(result)), ratio, memory)
     speed = statistics.throughput(result)
     if workload.kind != "generate":
-        return (with_interval(statistics.duration(result)), with_interval(speed), ratio, memory)
+        return (with_interval(speed), with_interval(statistics.duration(result)), ratio, memory)
     latency, step = statistics.latency(result), statistics.step_time(result)
     floor = statistics.floor(report.machine, engine, workload)
     assert speed
     return (
+        with_interval(speed),
+        significant(speed.value / workload.rows),
         with_interval(statistics.first_token(result), 1e3),
         with_interval(step, 1e3),
         milliseconds(latency.p95 if latency else None),
         milliseconds(latency.p99 if latency else None),
-        with_interval(speed),
-        significant(speed.value / workload.rows),
         ratio,
         f"{100 * floor / step.value:.0f} %" if floor and step else NONE,
         memory,

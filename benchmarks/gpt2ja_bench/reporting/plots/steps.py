@@ -26,8 +26,11 @@ def step_latency(report: Report, workload: Workload) -> Picture | None:
     found = []
     for engine, result in measured(report, workload):
         steps = [step for sample in result.samples for step in sample.steps]
-        if steps:
-            found.append((engine, [float(p) for p in np.percentile(steps, _PERCENTILES)]))
+        median = statistics.step_time(result)
+        if steps and median:
+            percentiles = [float(p) for p in np.percentile(steps, _PERCENTILES)]
+            percentiles[2] = median.value  # the tables' p50: of the samples' medians
+            found.append((engine, percentiles))
     if not found:
         return None
     found.sort(key=lambda pair: -pair[1][2])
