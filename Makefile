@@ -25,7 +25,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --cov
 
 # The wheel as a user gets it: in an empty environment, with onnxruntime and nothing of PyTorch.
 wheel: $(STAMP)
