@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 
-.PHONY: demo test lint types unit doctests wheel gpu-check readme-figures export-table clean
+.PHONY: demo test lint types unit doctests docs wheel gpu-check readme-figures export-table clean
 
 demo: $(STAMP)
 	$(BIN)/python -m gpt2ja_bench.making.demo
 
-test: $(STAMP) lint types unit doctests wheel
+test: $(STAMP) lint types unit doctests docs wheel
 	@echo "every check passed"
 
 lint: $(STAMP)
@@ -29,6 +29,9 @@ unit: $(STAMP)
 
 doctests: $(STAMP)
 	$(BIN)/pytest --quiet --doctest-modules runtime/gpt2ja_onnx
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_api.py
 
 # The wheel as a user gets it: in an empty environment, with onnxruntime and nothing of PyTorch.
 wheel: $(STAMP)
