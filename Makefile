@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
+# As a module, so that plugins in tests/ can be named with -p.
+PYTEST := $(BIN)/python -m pytest
 
 # Tests that need no export and no training, and those among them that take long or do need one.
 QUICK_TESTS := $(addprefix tests/runtime/test_, \
@@ -28,7 +30,7 @@ test: $(STAMP) lint types unit doctests docs wheel  ## Run every check
 	@echo "every check passed"
 
 quick: $(STAMP) lint  ## Lint, and run the tests that need no export, in under 30 seconds
-	$(BIN)/pytest --quiet $(QUICK_TESTS) $(NOT_QUICK)
+	$(PYTEST) --quiet $(QUICK_TESTS) $(NOT_QUICK)
 
 lint: $(STAMP)  ## Check style, format, and who imports whom
 	$(BIN)/ruff check .
@@ -43,10 +45,10 @@ types: $(STAMP)  ## Check types
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## Run the tests, with their coverage
-	$(BIN)/pytest --cov
+	$(PYTEST) --cov
 
 doctests: $(STAMP)  ## Run the examples in the runtime's docstrings
-	$(BIN)/pytest --quiet --doctest-modules runtime/gpt2ja_onnx
+	$(PYTEST) --quiet --doctest-modules runtime/gpt2ja_onnx
 
 docs: $(STAMP)  ## Write the API reference to build/docs
 	$(BIN)/python docs/make_api.py
