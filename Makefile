@@ -1,5 +1,4 @@
-# The two commands of this project are `make demo` and `make test`; both make their own environment.
-# `make gpu-check` is for a machine with an NVIDIA GPU.
+# Each target makes the environment that it needs; `make help` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,27 +6,58 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
+# As a module, so that plugins in tests/ can be named with -p.
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint types unit wheel gpu-check readme-figures export-table clean
+# Tests that need no export and no training, and those among them that take long or do need one.
+QUICK_TESTS := $(addprefix tests/runtime/test_, \
+	beam.py config.py engine.py out_of_memory.py sampler.py text.py)
+NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
+	one_buffer_serves_every_number_of_rows ten_thousand_requests_leave_nothing_behind)
 
-demo: $(STAMP)
+.DEFAULT_GOAL := help
+.PHONY: help demo test quick lint format types unit doctests docs settings wheel gpu-check \
+	readme-figures export-table clean
+
+help:  ## List the targets
+	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
+		while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
+
+demo: $(STAMP)  ## Export the demo model, generate with it, and compare with PyTorch
 	$(BIN)/python -m gpt2ja_bench.making.demo
 
-test: $(STAMP) lint types unit wheel
+test: $(STAMP) lint types unit doctests docs wheel  ## Run every check
 	@echo "every check passed"
 
-lint: $(STAMP)
+quick: $(STAMP) lint  ## Lint, and run the tests that need no export, in under 30 seconds
+	$(PYTEST) --quiet $(QUICK_TESTS) $(NOT_QUICK)
+
+lint: $(STAMP)  ## Check style, format, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
-types: $(STAMP)
+format: $(STAMP)  ## Format the code, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## Check types
 	$(BIN)/mypy
 
-unit: $(STAMP)
-	$(BIN)/pytest
+unit: $(STAMP)  ## Run the tests, with their coverage
+	$(PYTEST) --cov
+
+doctests: $(STAMP)  ## Run the examples in the runtime's docstrings
+	$(PYTEST) --quiet --doctest-modules runtime/gpt2ja_onnx
+
+docs: $(STAMP)  ## Write the API reference to build/docs
+	$(BIN)/python docs/make_api.py
+
+settings: $(STAMP)  ## Write what is made from the declarations of settings
+	$(BIN)/python docs/make_settings.py
 
 # The wheel as a user gets it: in an empty environment, with onnxruntime and nothing of PyTorch.
-wheel: $(STAMP)
+wheel: $(STAMP)  ## Build the wheel, and try it in an empty environment
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --no-isolation --wheel --outdir build/wheel .
 	$(PYTHON) -m venv --clear build/wheel/env
@@ -37,7 +67,7 @@ wheel: $(STAMP)
 
 # Every test that needs a GPU, and the benchmark's report of it. The two builds of onnxruntime
 # exclude each other, so this has an environment of its own.
-gpu-check: $(GPU_STAMP)
+gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA GPU
 	$(GPU_VENV)/bin/python -c 'from gpt2ja_onnx.device.choice import cuda_problem as p; exit(p())'
 	$(GPU_VENV)/bin/pytest -m gpu
 	$(GPU_VENV)/bin/gpt2ja-onnx bench --device cuda --output benchmarks/results/cuda
@@ -49,11 +79,11 @@ $(GPU_STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
-readme-figures: $(STAMP)
+readme-figures: $(STAMP)  ## Write the speed table and picture of both READMEs
 	$(BIN)/python -m gpt2ja_bench.making.readme
 
 # Size, time, memory and verification figures of every precision, at the published model's size.
-export-table: $(STAMP)
+export-table: $(STAMP)  ## Measure an export in every precision
 	$(BIN)/python -m gpt2ja_bench.making.export_table
 
 $(STAMP): pyproject.toml constraints.txt
@@ -61,5 +91,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,dev]"
 	touch $@
 
-clean:
+clean:  ## Remove environments and build outputs
 	rm -rf $(VENV) $(GPU_VENV) build dist

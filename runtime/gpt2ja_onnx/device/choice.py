@@ -9,6 +9,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Literal, get_args
 
+from gpt2ja_onnx import log
 from gpt2ja_onnx.bundle.manifest import Device, Manifest
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.device.cuda.driver import driver_problem
@@ -56,11 +57,15 @@ def open_session(
         device = _best(manifest, found)
     if (obstacle := found[device]) is not None:
         raise ProviderError(f"{directory}: cannot run on {device}: {obstacle}")
+    session: Session
     if device == "cpu":
-        return device, CpuSession(directory, manifest, threads=threads)
-    from gpt2ja_onnx.device.cuda.session import CudaSession
+        session = CpuSession(directory, manifest, threads=threads)
+    else:
+        from gpt2ja_onnx.device.cuda.session import CudaSession
 
-    return device, CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
+        session = CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
+    log.info("opened %s: %s on %s, %d threads", directory, manifest.precision, device, threads)
+    return device, session
 
 
 def obstacles(manifest: Manifest) -> dict[Device, str | None]:

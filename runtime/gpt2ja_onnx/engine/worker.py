@@ -9,6 +9,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from gpt2ja_onnx import log
 from gpt2ja_onnx.engine.queue_limit import QueueLimit
 from gpt2ja_onnx.errors import CancelledError, ClosedError, GenerationError
 
@@ -136,6 +137,8 @@ class Worker:
                 for work in arrived:
                     work.fail(failure)
                 engine.fail_all(failure)
+                with contextlib.suppress(Exception):  # a handler's error must not end the thread
+                    log.error(str(failure), error)
 
 
 def _leave_behind() -> None:
