@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,23 @@ def test_python(readme: str, tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", block.text], cwd=tmp_path, check=True, capture_output=True
         )
+
+
+@pytest.mark.parametrize("language", READMES)
+def test_the_tables_of_settings_are_those_declared(language: str) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    text = (ROOT / READMES[language]).read_text(encoding="utf-8")
+    assert text == made["with_table"](text, language), "run python docs/make_settings.py"
+
+
+def test_the_keyword_types_are_those_declared() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    text = made["KEYWORDS"].read_text(encoding="utf-8")
+    assert text == made["keywords"](), "run python docs/make_settings.py"
+
+
+@pytest.mark.parametrize("text", ["", "<!-- settings: begin -->", "<!-- settings: end -->"])
+def test_a_readme_without_a_marker_is_an_error(text: str) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    with pytest.raises(ValueError, match=r"README\.ja\.md: expected the lines <!-- settings: beg"):
+        made["with_table"](text, "ja")
