@@ -14,11 +14,12 @@ from gpt2ja_onnx.settings.config import GenerationConfig
 ROOT = Path(__file__).parents[1]
 KEYWORDS = ROOT / "runtime" / "gpt2ja_onnx" / "settings" / "keywords.py"
 READMES = {"en": ROOT / "README.md", "ja": ROOT / "README.ja.md"}
-BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
+BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 HEADS = {
     "en": ("setting", "default", "demo model", "what it does"),
-    "ja": ("設定", "既定値", "デモモデル", "意味"),
+    "ja": ("設定", "既定値", "デモモデル", "内容"),
 }
+NOTHING = {"en": "none", "ja": "なし"}
 
 
 def keywords() -> str:
@@ -49,29 +50,44 @@ def keywords() -> str:
 
 
 def table(language: str) -> str:
-    """The table of all settings in one language."""
+    """The table of all settings in one language; the demo's column has what its bundle sets."""
     demo = read_manifest(demo_bundle()).generation_defaults
     head = HEADS[language]
     lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | --- |"]
     for name, item in GenerationConfig.declared().items():
         text = getattr(item.metadata["declaration"], language)
-        shown = _value(demo[name]) if name in demo else ""
-        lines.append(f"| `{name}` | {_value(item.default)} | {shown} | {text} |")
+        default = _value(item.default, language)
+        shown = _value(demo[name], language) if name in demo else ""
+        lines.append(f"| `{name}` | {default} | {shown} | {text} |")
     return "\n".join(lines) + "\n"
 
 
 def with_table(text: str, language: str) -> str:
-    """A README with its table made anew."""
-    before, _, rest = text.partition(BEGIN)
+    """A README with its table made anew.
+
+    Raises:
+        ValueError: The README does not have both markers, in their order.
+    """
+    before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    return before + BEGIN + table(language) + end + after
+    if not begin or not end:
+        name = READMES[language].name
+        raise ValueError(f"{name}: expected the lines {BEGIN} and {END}, in this order")
+    return f"{before}{BEGIN}\n\n{table(language)}\n{END}{after}"
 
 
-def _value(value: object) -> str:
-    return "" if value in (None, (), []) else f"`{value}`"
+def _value(value: object, language: str) -> str:
+    return NOTHING[language] if value in ((), []) else f"`{value}`"
+
+
+def main() -> None:
+    """Write all of them, or none where a README lacks a marker."""
+    texts = {KEYWORDS: keywords()}
+    for language, path in READMES.items():
+        texts[path] = with_table(path.read_text(encoding="utf-8"), language)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    KEYWORDS.write_text(keywords(), encoding="utf-8")
-    for language, path in READMES.items():
-        path.write_text(with_table(path.read_text(encoding="utf-8"), language), encoding="utf-8")
+    main()

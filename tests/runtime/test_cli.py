@@ -303,7 +303,8 @@ def test_other_encodings_are_named_and_read(
     else:
         assert plain.code == 1
         assert f"{prompts}, line 1: is not text in utf-8" in plain.err
-        assert encoding == "utf-16" or f"--encoding {encoding}" in plain.err
+        named = {"utf-16": "utf_16"}.get(encoding, encoding)
+        assert f"--encoding {named}" in plain.err
     told = run(*arguments, "--encoding", encoding)
     assert told.lines[0]["prompt"] == "朝の市場"
 
@@ -384,3 +385,23 @@ def test_no_bar_and_no_notice_among_results(bundle: Path) -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert [line.count(b"\t") for line in done.stdout.splitlines()] == [3, 3, 3]
+
+
+def test_lines_before_an_unreadable_one_are_scored(run: Any, bundle: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes("朝の市場\n".encode() + "京都の寺院\n".encode("euc_jp"))
+    result = run("score", "--input", texts, "--model", bundle)
+    assert result.code == 1
+    assert [line.split("\t")[3] for line in result.out.splitlines()] == ["text", "朝の市場"]
+    assert "line 2: is not text in utf-8; it may be euc_jp" in result.err
+
+
+def test_strict_leaves_the_old_output(run: Any, bundle: Path, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    prompts.write_text('朝の\n{"prompt": ""}\n彼は\n', encoding="utf-8")
+    output.write_text("precious")
+    result = run("generate", "--input", prompts, "--output", output, "--force", "--strict",
+                 "--model", bundle)  # fmt: skip
+    assert (result.code, output.read_text()) == (1, "precious")
+    assert "--strict: stopped at prompt 1: the prompt is empty" in result.err
+    assert len((tmp_path / "out.jsonl.partial").read_text(encoding="utf-8").splitlines()) == 2

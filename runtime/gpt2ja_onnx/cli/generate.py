@@ -122,11 +122,12 @@ def command(
         if stream:
             return _stream(loaded, prompts[0], config, file)
         total = len(prompts) if source is None else count_lines(source)
-        items = (Item(prompt, config, {}) for prompt in prompts)
+        items: Iterator[Item] = (Item(prompt, config, {}) for prompt in prompts)
         with progress(output, total, quiet=quiet) as advance:
             write = _Writer(loaded, file, kind)
-            return _run(loaded, items if lines is None else _items(lines, config), write,
-                        advance, strict=strict)  # fmt: skip
+            if lines is not None:
+                items = _items(lines, config, kind)
+            return _run(loaded, items, write, advance, strict=strict)
 
 
 def _stream(model: GPT2Ja, prompt: str, config: GenerationConfig, file: IO[str]) -> int:
@@ -139,7 +140,7 @@ def _stream(model: GPT2Ja, prompt: str, config: GenerationConfig, file: IO[str])
     return 0
 
 
-def _items(lines: Iterator[Line], config: GenerationConfig) -> Iterator[Item]:
+def _items(lines: Iterator[Line], config: GenerationConfig, kind: str) -> Iterator[Item]:
     for number, line in lines:
         handed: dict[str, Any] = {"line": number}
         if not line.lstrip().startswith("{"):
@@ -151,6 +152,8 @@ def _items(lines: Iterator[Line], config: GenerationConfig) -> Iterator[Item]:
             prompt = settings.pop("prompt")
             if not isinstance(prompt, str):
                 raise PromptError(f"'prompt' must be a string, not {prompt!r}")
+            if kind == "text" and settings.get("logprobs") is not None:
+                raise PromptError("'logprobs' needs --format jsonl")
             yield Item(prompt, config.override(settings), handed)
         except KeyError:
             yield Item("", PromptError(f"line {number}: has no 'prompt'"), handed)
@@ -238,11 +241,10 @@ def _run(
                 failed = True
                 writer.error(error, index, item.handed)
                 if strict:
-                    break
+                    raise PromptError(f"--strict: stopped at prompt {index}: {error}") from error
             advance(1)
             index += 1
-        else:
-            ended = True
+        ended = True
     finally:
         stopped.set()
         if not ended:

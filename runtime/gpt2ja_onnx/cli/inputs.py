@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 65_536
 # What Japanese text is in where it is not UTF-8.
-_GUESSES = ("cp932", "euc_jp", "iso2022_jp", "utf_16")
+_GUESSES = ("cp932", "euc_jp", "utf_16")
+_LEAST_LIKENESS = 0.7
 
 
 class Line(NamedTuple):
@@ -104,15 +105,29 @@ def _blocks(name: str, descriptor: int) -> Iterator[bytes]:
 
 def _undecodable(name: str, number: int, raw: bytes | str, encoding: str) -> str:
     assert isinstance(raw, bytes)
-    likely = next((guess for guess in _GUESSES if _decodes(raw, guess)), None)
+    likely = max(_GUESSES, key=lambda guess: _likeness(raw, guess))
     advice = "convert it to UTF-8"
-    if likely is not None:
+    if _likeness(raw, likely) > _LEAST_LIKENESS:
         advice = f"it may be {likely}: try --encoding {likely}"
     return f"{name}, line {number}: is not text in {encoding}; {advice}"
 
 
-def _decodes(raw: bytes, encoding: str) -> bool:
+def _likeness(raw: bytes, encoding: str) -> float:
+    """How much of a line reads as Japanese in an encoding: the share of its characters."""
+    if encoding == "utf_16" and raw[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return 0
     try:
-        return "\ufffd" not in raw.decode(encoding)
+        # A line that was cut at a byte 10 may lack half a character.
+        text = raw[: len(raw) // 2 * 2 if encoding == "utf_16" else None].decode(encoding)
     except UnicodeDecodeError:
-        return False
+        return 0
+    return sum(map(_is_usual, text)) / max(len(text), 1)
+
+
+def _is_usual(character: str) -> bool:
+    """Whether a character is usual in Japanese text; half-width kana are mostly misreadings."""
+    return (
+        character.isascii()
+        or "\u3000" <= character <= "\u30ff"  # punctuation and kana
+        or "\u4e00" <= character <= "\u9fff"  # kanji
+    )

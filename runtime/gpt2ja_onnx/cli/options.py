@@ -39,6 +39,10 @@ _GROUPS = {
 }
 
 
+# Where the bundle has no say.
+_DEFAULTS = {"do_sample": "sample", "seed": "drawn", "logprobs": "none", "timeout": "none"}
+
+
 class GroupedOption(click.Option):
     """An option that is listed under a heading of its own."""
 
@@ -71,7 +75,7 @@ class _Ids(click.ParamType[list[int]]):
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         """See click."""
         try:
-            return [int(part) for part in str(value).split(",")]
+            return [int(part) for part in str(value).split(",") if value]
         except ValueError:
             self.fail(f"{value!r} is not a list of token ids such as 7,8", param, ctx)
 
@@ -122,7 +126,7 @@ def setting_options(function: _F) -> _F:
         if attributes is None:
             continue
         shown = "" if item.default in (None, (), False) else f", or {item.default}"
-        default = "sample" if name == "do_sample" else f"the bundle's{shown}"
+        default = _DEFAULTS.get(name, f"the bundle's{shown}")
         function = click.option(
             attributes.pop("flag", f"--{name.replace('_', '-')}"),
             name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +10,10 @@ from gpt2ja_onnx.cli.inputs import count_lines, read_lines
 from gpt2ja_onnx.cli.loading import load
 from gpt2ja_onnx.cli.options import bundle_options
 from gpt2ja_onnx.cli.outputs import check_output, chosen_format, open_output, progress, to_json
+from gpt2ja_onnx.errors import PromptError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gpt2ja_onnx.results import Score
@@ -69,7 +70,7 @@ def command(
     ):
         if kind == "text":
             file.write(_HEADER + "\n")
-        while batch := list(itertools.islice(pending, at_once)):
+        for batch, error in _batches(pending, at_once):
             for score in loaded.score(batch):
                 if kind == "text":
                     file.write(_columns(score) + "\n")
@@ -77,6 +78,24 @@ def command(
                 pieces = [loaded.tokenizer.piece(token) for token in score.token_ids]
                 file.write(to_json(score.to_dict() | {"token_texts": pieces}) + "\n")
             advance(len(batch))
+            if error is not None:
+                raise error
+
+
+def _batches(texts: Iterator[str], size: int) -> Iterator[tuple[list[str], PromptError | None]]:
+    """Some texts at once; the last batch comes with the error that ended the input."""
+    batch: list[str] = []
+    try:
+        for text in texts:
+            batch.append(text)
+            if len(batch) == size:
+                yield batch, None
+                batch = []
+    except PromptError as error:
+        yield batch, error
+        return
+    if batch:
+        yield batch, None
 
 
 def _columns(score: Score) -> str:

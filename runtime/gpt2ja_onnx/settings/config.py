@@ -81,14 +81,14 @@ class GenerationConfig:
     max_new_tokens: int = setting(
         20,
         Whole(1),
-        en="Tokens to generate at most; the context may end sooner.",
+        en="Maximum number of tokens to generate; the context may end sooner.",
         ja="生成トークン数の上限（コンテキスト長に達すればそこで終了）",
         group="length",
     )
     min_new_tokens: int = setting(
         0,
         Whole(0),
-        en="Tokens before which no end token is chosen.",
+        en="Minimum number of tokens: no end token is chosen before.",
         ja="このトークン数に達するまで終端トークンを選ばない",
         group="length",
     )
@@ -97,14 +97,14 @@ class GenerationConfig:
         Strings(),
         en="End right before one of these strings. They are normalised as the tokenizer "
         "normalises text (full-width forms become half-width).",
-        ja="これらの文字列の直前で終了（トークナイザと同じ正規化を適用。全角英数記号は半角になる）",
+        ja="これらの文字列の直前で終了（トークナイザと同じ正規化を適用し、全角の英数字と記号は半角として扱う）",
         group="length",
     )
     eos_token_id: tuple[int, ...] | None = setting(
         None,
         TokenIds(optional=True),
-        en="End tokens; None takes the bundle's, an empty list none.",
-        ja="終端トークン。None はバンドルの値、空リストは終端なし",
+        en="End tokens; without it the bundle's, and an empty list means none.",
+        ja="終端トークン。省略時はバンドルの値、空リストは終端なし",
         group="length",
     )
     forced_eos_token_id: tuple[int, ...] = setting(
@@ -184,7 +184,7 @@ class GenerationConfig:
         Number(0, 1, with_high=False),
         en="As epsilon_cutoff, but lower where the distribution is flat (Hewitt et al., 2022); "
         "0 keeps all.",
-        ja="epsilon_cutoff の閾値を分布のエントロピーに応じて下げる（Hewitt ほか 2022）。"
+        ja="epsilon_cutoff と同様だが、分布が平坦なほど閾値を下げる（Hewitt ほか 2022）。"
         "0 はすべて",
         group="sampling",
         use="sampling",
@@ -193,9 +193,9 @@ class GenerationConfig:
         None,
         Whole(0, 2**64 - 1, optional=True),
         en="Seed of the random stream; each sequence has its own, keyed by (seed, its index). "
-        "None draws a seed, which the result reports.",
-        ja="乱数のシード。系列ごとに (シード, 系列番号) から独立した乱数列を作る。None は"
-        "自動生成し結果に記録する",
+        "Without it one is drawn, which the result reports.",
+        ja="乱数のシード。系列ごとに (シード, 系列番号) から独立した乱数列を作る。"
+        "省略時は自動生成し、結果に記録する",
         group="sampling",
         use="sampling",
     )
@@ -317,16 +317,15 @@ class GenerationConfig:
         None,
         Whole(0, 64, optional=True),
         en="Report the log-probability of each chosen token, and of so many best ones, before "
-        "any setting is applied; None reports none.",
-        ja="選ばれたトークンと上位 N トークンの対数確率を出力する（各設定の適用前の値）。"
-        "None はなし",
+        "any setting is applied.",
+        ja="選ばれたトークンと上位 N トークンの対数確率を出力する（各設定の適用前の値）",
         group="output",
     )
     timeout: float | None = setting(
         None,
         Number(0, with_low=False, optional=True),
-        en="Seconds after which the request fails; None waits for ever.",
-        ja="リクエストを失敗させるまでの秒数。None は無制限",
+        en="Seconds after which the request fails; without it there is no limit.",
+        ja="この秒数で完了しないリクエストは失敗とする。省略時は無制限",
         group="output",
     )
     given: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
