@@ -195,7 +195,8 @@ def export_bundle(
             report("verifying against PyTorch")
             found = _verify(directory, manifest, model, _encode(tokenizer, text))
             check(found, settings.precision)
-            figures |= as_dict(found)
+            measured_on = settings.eval_text.name if settings.eval_text else "the built-in sample"
+            figures |= {"text": measured_on} | as_dict(found)
         report("hashing")
         write_manifest(directory, manifest)
     return manifest
