@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from gpt2ja_onnx.device.growing_cache import GrowingCache
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,9 +15,6 @@ if TYPE_CHECKING:
 
     from gpt2ja_onnx.bundle.manifest import ModelShape
     from gpt2ja_onnx.device.base import Plan
-
-
-GRAIN = 64  # capacities are multiples of this, so that growth is rare
 
 
 class Planner(Protocol):
@@ -45,7 +44,7 @@ class DecodePlans(Protocol):
         ...
 
 
-class CpuCache:
+class CpuCache(GrowingCache):
     """Implements `gpt2ja_onnx.device.base.Cache` in main memory.
 
     The memory is not initialised by a pass over it; pages come as they are written.
@@ -59,8 +58,8 @@ class CpuCache:
     """
 
     def __init__(self, planner: Planner) -> None:
+        super().__init__(planner.shape)
         self._planner = planner
-        self._shape = planner.shape
         self._decode_plans: DecodePlans | None = None
         self.parts: list[NDArray[np.generic]] = []
         self.clear()
@@ -84,23 +83,6 @@ class CpuCache:
         """Bytes for `rows` rows, those included that are there twice while the cache moves."""
         parts = 2 * self._shape.layers
         return (parts + 1) * rows * self._rounded(positions) * self._position_bytes // parts
-
-    def reserve(
-        self, rows: int, positions: int, used_rows: int, max_bytes: int | None = None
-    ) -> None:
-        """See `gpt2ja_onnx.device.base.Cache`."""
-        if rows <= self.rows and self._rounded(positions) <= self.capacity:
-            return
-        wider, longer = max(rows, self.rows), max(positions, self.capacity)
-        if max_bytes is None or self.bytes_needed(wider, longer) <= max_bytes:
-            rows, positions = wider, longer
-        self._resize(rows, self._rounded(positions), used_rows)
-
-    def shrink(self, rows: int, positions: int, used_rows: int) -> None:
-        """See `gpt2ja_onnx.device.base.Cache`."""
-        rows, capacity = min(rows, self.rows), min(self._rounded(positions), self.capacity)
-        if (rows, capacity) != (self.rows, self.capacity):
-            self._resize(rows, capacity, used_rows)
 
     def clear(self) -> None:
         """See `gpt2ja_onnx.device.base.Cache`."""
@@ -147,9 +129,6 @@ class CpuCache:
     def _position_bytes(self) -> int:
         shape = self._shape
         return 2 * shape.layers * shape.width * shape.cache_itemsize
-
-    def _rounded(self, positions: int) -> int:
-        return min(-(-positions // GRAIN) * GRAIN, self._shape.context)
 
     def _allocate(self, rows: int, capacity: int) -> NDArray[np.generic]:
         shape = self._shape

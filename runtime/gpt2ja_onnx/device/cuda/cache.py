@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2ja_onnx.device.cpu.cache import GRAIN
 from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, View
 from gpt2ja_onnx.device.cuda.step import CudaPlan, Step
+from gpt2ja_onnx.device.growing_cache import GRAIN, GrowingCache
 from gpt2ja_onnx.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def bucket(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
-class CudaCache:
+class CudaCache(GrowingCache):
     """Implements `gpt2ja_onnx.device.base.Cache` on the device; its row count is a bucket.
 
     Args:
@@ -53,7 +53,7 @@ class CudaCache:
     def __init__(
         self, shape: ModelShape, memory: DeviceMemory, mover: BlockMover, runner: Runner
     ) -> None:
-        self._shape = shape
+        super().__init__(shape)
         self._memory = memory
         self._mover = mover
         self._runner = runner
@@ -81,23 +81,6 @@ class CudaCache:
         """See `gpt2ja_onnx.device.base.Cache`; while the memory moves there is more of it."""
         capacity = self._rounded(positions)
         return self._blocks_of(bucket(rows), capacity) * self._words * _WORD
-
-    def reserve(
-        self, rows: int, positions: int, used_rows: int, max_bytes: int | None = None
-    ) -> None:
-        """See `gpt2ja_onnx.device.base.Cache`."""
-        if rows <= self.rows and self._rounded(positions) <= self.capacity:
-            return
-        wider, longer = max(rows, self.rows), max(positions, self.capacity)
-        if max_bytes is None or self.bytes_needed(wider, longer) <= max_bytes:
-            rows, positions = wider, longer
-        self._resize(rows, self._rounded(positions), used_rows)
-
-    def shrink(self, rows: int, positions: int, used_rows: int) -> None:
-        """See `gpt2ja_onnx.device.base.Cache`."""
-        rows, capacity = min(rows, self.rows), min(self._rounded(positions), self.capacity)
-        if rows and (bucket(rows), capacity) != (self.rows, self.capacity):
-            self._resize(rows, capacity, used_rows)
 
     def clear(self) -> None:
         """See `gpt2ja_onnx.device.base.Cache`."""
@@ -183,8 +166,8 @@ class CudaCache:
             step.release()
         self.steps = {}
 
-    def _rounded(self, positions: int) -> int:
-        return min(-(-positions // GRAIN) * GRAIN, self._shape.context)
+    def _granted(self, rows: int) -> int:
+        return bucket(rows)
 
     def _blocks_of(self, rows: int, capacity: int) -> int:
         return 2 * self._shape.layers * rows * self._shape.heads * (capacity // self._positions)
