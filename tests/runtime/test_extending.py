@@ -1,4 +1,4 @@
-"""A new processor takes one class, a new setting one declaration: everything else is made of it."""
+"""A new processor or warper takes one class, a new setting one declaration; the rest follows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import pytest
 from click.testing import CliRunner
 
 from gpt2ja_onnx.cli import options
+from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.errors import SettingError
-from gpt2ja_onnx.sampling import processors
+from gpt2ja_onnx.sampling import processors, warpers
+from gpt2ja_onnx.sampling.sampler import Sampler
+from gpt2ja_onnx.sampling.state import SamplerState, random_stream
 from gpt2ja_onnx.settings.config import GenerationConfig, setting
 from gpt2ja_onnx.settings.kinds import Whole
 from tests.fakes import SHAPE, FakeSession, expected_ids, run, token_ids
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.sampling.processors import Lengths
+    from gpt2ja_onnx.sampling.warpers import Rows
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -66,6 +72,34 @@ def test_a_processor_and_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(token_ids(groups[0])[0]) >= 6
     assert token_ids(groups[1]) == [expected_ids([1, 2], 8)]
     assert min(expected_ids([1, 2], 8)) < 6
+
+
+class ShyWarper:
+    """Drops all but the two likeliest tokens of a shy row."""
+
+    def __init__(self, rows: NDArray[np.bool_]) -> None:
+        self._rows = rows
+
+    @classmethod
+    def of(cls, rows: Rows) -> Self | None:
+        shy = np.array([isinstance(c, ShyConfig) and c.shyness > 0 for c in rows.configs])
+        return cls(shy[:, None]) if shy.any() else None
+
+    def __call__(self, scores: Floats, ids: Ids) -> tuple[Floats, Ids]:
+        scores[self._rows & (np.arange(scores.shape[1]) >= 2)] = -np.inf
+        return scores, ids
+
+
+@pytest.mark.parametrize("top_k", [0, 9])
+def test_a_warper(monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+    """It acts where a top-k bounds what is kept, and where none does."""
+    monkeypatch.setattr(warpers, "WARPERS", [*warpers.WARPERS, ShyWarper])
+    config = ShyConfig(do_sample=True, temperature=9.0, top_k=top_k).override({"shyness": 1})
+    logits = np.linspace(0, -1, 40, dtype=np.float32)[None]
+    scores = Scores(logits[:, :16], np.arange(16)[None], HostLogits(logits))
+    state = SamplerState(config, (), random_stream(1, 0), np.array([1]), 1, 9)
+    drawn = {Sampler().choose(scores, [state])[0] for _ in range(200)}
+    assert drawn == {0, 1}
 
 
 def test_the_command_line_has_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:

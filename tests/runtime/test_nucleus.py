@@ -82,10 +82,10 @@ def test_without_a_top_k_takes_at_most_twice_as_long() -> None:
             started = time.perf_counter()
             model.generate(
                 ["京都の寺院は、"] * 32, top_k=top_k, top_p=0.95, temperature=1.0, seed=1,
-                max_new_tokens=60, min_new_tokens=60, do_sample=True,
+                max_new_tokens=60, eos_token_id=[], do_sample=True,
             )  # fmt: skip
             return time.perf_counter() - started
 
         seconds(50)
         # The quickest of several: other processes may take the machine for a while.
-        assert min(seconds(0) for _ in range(4)) < 2 * min(seconds(50) for _ in range(4))
+        assert min(seconds(0) for _ in range(6)) < 2 * min(seconds(50) for _ in range(6))

@@ -30,7 +30,7 @@ class Batch:
 
     def compact(self) -> bool:
         """Give the rows of ended sequences to the last ones; whether there were any."""
-        if not any(sequence.ended for sequence in self.running):
+        if not any(s.finish_reason is not None or s.group.done for s in self.running):
             return False
         for row in range(len(self.running) - 1, -1, -1):
             sequence = self.running[row]

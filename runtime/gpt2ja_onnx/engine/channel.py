@@ -35,10 +35,12 @@ class Channel(Generic[T]):
 
     def put(self, item: T) -> None:
         """Hand over an item."""
-        with self._lock:
-            self._items.append(item)
-            woken, self._readers = self._readers, []
-        _wake(woken)
+        self._items.append(item)
+        # Who reads looks again after it has left its call, so none is missed without the lock.
+        if self._readers:
+            with self._lock:
+                woken, self._readers = self._readers, []
+            _wake(woken)
 
     def close(self) -> None:
         """Say that nothing more comes; closing twice is fine."""
@@ -58,6 +60,8 @@ class Channel(Generic[T]):
                     return None
                 gate = _gate()
                 self._readers.append(gate.release)
+                if self._items:
+                    continue
             gate.acquire()
 
     async def aget(self) -> T | None:
@@ -69,6 +73,8 @@ class Channel(Generic[T]):
                 if self._closed:
                     return None
                 future = _future(self._readers)
+                if self._items:
+                    continue
             await future
 
     def join(self) -> None:

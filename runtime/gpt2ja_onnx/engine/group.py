@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2ja_onnx.engine.channel import Channel
 from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutError
-from gpt2ja_onnx.results import Chunk
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Ids
     from gpt2ja_onnx.engine.queue_limit import Permit
-    from gpt2ja_onnx.results import FinishReason, TokenLogprobs
+    from gpt2ja_onnx.results import Chunk, FinishReason, TokenLogprobs
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.text.stream import Detokenizer
 
@@ -50,6 +49,7 @@ class SequenceGroup:
         channel: Where chunks go; closed when every sequence has ended or the group has failed.
         finished: The sequences that have ended, by index.
         error: What it failed with.
+        done: Whether every sequence has ended, or the group has failed.
         waiting: Indices of the units that wait for rows.
         running: Units that have rows.
         arrival: Its place in the order of arrival; the scheduler's.
@@ -58,7 +58,8 @@ class SequenceGroup:
     """
 
     __slots__ = (
-        "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline", "eos",
+        "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline", "done",
+        "eos",
         "error", "finished", "max_length", "passed", "permit", "prompt_ids", "reason_at_end",
         "running", "seed", "stop", "streamed", "tokenizer", "waiting",
     )  # fmt: skip
@@ -89,6 +90,7 @@ class SequenceGroup:
         self.finished: dict[int, Finished] = {}
         self.error: GenerationError | None = None
         self.cancelled = False
+        self.done = False
         wanted = len(prompt_ids) + config.max_new_tokens
         self.max_length = min(wanted, context)
         self.reason_at_end: FinishReason = "length" if wanted <= context else "context"
@@ -107,18 +109,6 @@ class SequenceGroup:
     def rows(self) -> int:
         """Rows that a unit needs at once."""
         return self.config.num_beams
-
-    @property
-    def done(self) -> bool:
-        """Whether every sequence has ended, or the group has failed."""
-        return self.channel.closed
-
-    def deliver(
-        self, index: int, text: str, token_id: int, reason: FinishReason | None = None
-    ) -> None:
-        """Hand out what a token brought."""
-        if self.streamed:
-            self.channel.put(Chunk(text, token_id, index, reason))
 
     def finish(self, index: int, sequence: Finished) -> None:
         """Keep a sequence that has ended; the last one ends the group."""
@@ -144,6 +134,7 @@ class SequenceGroup:
             )
 
     def _close(self) -> None:
+        self.done = True
         if self.permit is not None:
             self.permit.release_all()
         self.channel.close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from gpt2ja_onnx.engine.group import Finished
+from gpt2ja_onnx.results import Chunk
 from gpt2ja_onnx.sampling.state import SamplerState, random_stream
 from gpt2ja_onnx.text.stream import TextStream
 
@@ -84,28 +85,32 @@ class Sequence:
 
     def append(self, token: int) -> None:
         """Take the next token, hand out what it brings, and end where the text ends."""
-        length = self.length + 1
+        group, text, reason = self.group, self.text, self.finish_reason
+        length = len(self.state.history) + 1
         self._history[length - 1] = token
         self.state.history = self._history[:length]
         chunk = ""
-        if token in self.group.eos:
-            self.finish_reason = "eos"
-        elif self.text is not None:
-            chunk = self.text.push(token)
-            if self.text.stopped:
-                self.finish_reason = "stop"
-        if self.finish_reason is None and length == self.group.max_length:
-            self.finish_reason = self.group.reason_at_end
-        if self.finish_reason is not None and self.text is not None:
-            chunk += self.text.finish()
-        self.group.deliver(self.index, chunk, token, self.finish_reason)
-        if self.finish_reason is not None:
-            self.group.finish(self.index, self._finished(self.finish_reason))
+        if token in group.eos:
+            reason = "eos"
+        elif text is not None:
+            chunk = text.push(token)
+            if text.stopped:
+                reason = "stop"
+        if reason is None and length == group.max_length:
+            reason = group.reason_at_end
+        if reason is not None and text is not None:
+            chunk += text.finish()
+        self.finish_reason = reason
+        if group.streamed:
+            group.channel.put(Chunk(chunk, token, self.index, reason))
+        if reason is not None:
+            group.finish(self.index, self._finished(reason))
 
     def end_without_room(self) -> None:
         """End a sequence whose prompt fills the context."""
         self.finish_reason = "context"
-        self.group.deliver(self.index, "", -1, "context")
+        if self.group.streamed:
+            self.group.channel.put(Chunk("", -1, self.index, "context"))
         self.group.finish(self.index, self._finished("context"))
 
     def _finished(self, reason: FinishReason) -> Finished:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_onnx.sampling.warpers import MinP, Rows, Temperature, TopP, draw_places, order_ties
+from gpt2ja_onnx.sampling import warpers
+from gpt2ja_onnx.sampling.warpers import (
+    MinP,
+    Rows,
+    Temperature,
+    TopK,
+    TopP,
+    draw_places,
+    order_ties,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,20 +33,17 @@ if TYPE_CHECKING:
 # bound than this is left to that comparison, whose error is a tenth of it.
 _MARGIN = 1e-6
 # How many of the best tokens are looked at, one after another, where the candidates are not enough.
-_WIDTHS = (512, 2048, 8192)
+_WIDTHS = (512, 2048, 4096, 8192)
 _UNDECIDED = -1
 
 
 def fits(config: GenerationConfig) -> bool:
     """Whether a sequence draws from all tokens with nothing but temperature, top-p and min-p."""
-    return (
-        config.do_sample
-        and config.num_beams == 1
-        and config.top_k == 0
-        and config.typical_p == 1
-        and config.epsilon_cutoff == 0
-        and config.eta_cutoff == 0
-    )
+    if not config.do_sample or config.num_beams > 1 or config.top_k:
+        return False
+    row = Rows([config], np.ones(1, dtype=np.int64))
+    others = [kind for kind in warpers.WARPERS if kind not in (Temperature, TopK, TopP, MinP)]
+    return all(kind.of(row) is None for kind in others)
 
 
 class Nucleus:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.settings.kinds import LogitsProcessor
 
 _NEVER = np.float32(-np.inf)
+_FEW = 8  # tokens that are found sooner one by one than as a set
 _LARGEST = float(np.finfo(np.float32).max) / 4
 
 
@@ -404,8 +405,11 @@ def _ends_with(history: Ids, ids: Ids) -> bool:
 
 
 def _ban(scores: Floats, ids: Ids, tokens: Ids | list[int]) -> None:
-    if len(tokens):
+    if len(tokens) > _FEW:
         scores[np.isin(ids, tokens)] = _NEVER
+    else:
+        for token in tokens:
+            scores[ids == token] = _NEVER
 
 
 def _description(found: Floats) -> str:
