@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2ja_export import optimum_export
 from gpt2ja_export.fuse import fuse
 from gpt2ja_export.verify import verify
-from gpt2ja_onnx.bundle.manifest import ModelShape
+from gpt2ja_onnx.bundle.manifest import Manifest, ModelShape, Source
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import ExportError
 from tests.tolerances import LOGITS
@@ -58,7 +57,11 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
             logits: NDArray[np.float32] = model(torch.from_numpy(ids)[None]).logits[0].numpy()
         return logits
 
-    manifest: Any = SimpleNamespace(shape=shape, graph="fused", precision="fp32", device="cpu")
+    manifest = Manifest(
+        graph="fused", precision="fp32", quantization={}, device="cpu", shape=shape, special_ids={},
+        generation_defaults={}, source=Source("random", None, "", None), fusions=counts, weights={},
+        tools={}, verification={},
+    )  # fmt: skip
     session = CpuSession(directory, manifest, threads=1)
     found = verify(session, reference, np.random.default_rng(0).integers(0, VOCABULARY, 7))
     assert found.max_logit_difference <= LOGITS["fp32"]
