@@ -67,6 +67,7 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
     assert found.max_logit_difference <= LOGITS["fp32"]
     assert found.cached_difference <= LOGITS["fp32"]
     assert found.greedy_agreement == 1
+    assert (found.batch_difference, found.wrong_candidates) == (0, 0)
     return counts
 
 

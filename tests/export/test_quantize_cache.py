@@ -11,10 +11,9 @@ import torch
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.quantize_cache import cache_ranges
-from gpt2ja_export.verify import _logits
-from gpt2ja_onnx import GPT2Ja
+from gpt2ja_export.rows import logits_at_once
 from gpt2ja_onnx.bundle.manifest import read_manifest
-from gpt2ja_onnx.device.cpu.cache import KVCache
+from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import ExportError
 from tests.conftest import CONTEXT, VOCABULARY
 
@@ -29,8 +28,9 @@ IDS = np.random.default_rng(3).integers(6, VOCABULARY, 100)
 
 def divergence(bundle: Path, reference: GPT2LMHeadModel) -> float:
     """Mean KL divergence from PyTorch, in nats a position."""
-    with GPT2Ja.load(bundle) as model, torch.inference_mode():
-        found = torch.from_numpy(_logits(model._session, [IDS])[0]).log_softmax(-1)
+    session = CpuSession(bundle, read_manifest(bundle), threads=2)
+    with torch.inference_mode():
+        found = torch.from_numpy(logits_at_once(session, [IDS])[0]).log_softmax(-1)
         right = reference(torch.from_numpy(IDS)[None]).logits[0].log_softmax(-1)
     return float((right.exp() * (right - found)).sum(-1).mean())
 
@@ -63,17 +63,17 @@ def test_a_cache_takes_a_quarter(
 ) -> None:
     source = make_checkpoint(1, 64, 2)
     settings = ExportSettings(precision=precision, cache=kept, verify=False)
-    shape = export_bundle(str(source), tmp_path / "out", settings).shape
-    cache = KVCache(shape)
+    manifest = export_bundle(str(source), tmp_path / "out", settings)
+    cache = CpuSession(tmp_path / "out", manifest, threads=1).new_cache()
     cache.reserve(3, 64, 0)
-    assert cache.buffer.nbytes == cache.bytes_needed(3, 64) == 2 * 3 * 64 * 64 * bytes_a_number
+    assert cache.nbytes == 2 * 3 * 64 * 64 * bytes_a_number
     kinds = {
         value.dtype
         for value in ir.load(tmp_path / "out" / "model.onnx").graph.inputs
         if value.name is not None and value.name.startswith("past.")
     }
     assert kinds == {ir.DataType.FLOAT if bytes_a_number == 4 else ir.DataType.INT8}
-    assert read_manifest(tmp_path / "out").shape == shape
+    assert read_manifest(tmp_path / "out").shape == manifest.shape
 
 
 def test_channels_of_large_keys_cost_the_others_nothing(
