@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_export.companion_files import write_generation_config, write_tokenizer
+from gpt2ja_export.limits import check
 from gpt2ja_export.optimum_export import export_plain
 from gpt2ja_export.quantize_cache import cache_ranges, quantize_cache
-from gpt2ja_export.verify import Verification, as_dict, check, verify
+from gpt2ja_export.verify import Verification, as_dict, verify
 from gpt2ja_export.weight_sizes import weights_by_part
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.manifest import (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -12,6 +9,7 @@ import pytest
 
 from gpt2ja_export.add_candidates import add_candidates
 from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.bundle.manifest import ModelShape
 
 COUNT = 8
 
@@ -24,7 +22,9 @@ def run(logits: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
     scores.outputs[0].type = value.type
     scores.outputs[0].shape = value.shape
     graph = ir.Graph([value], [scores.outputs[0]], nodes=[scores], opset_imports={"": 18})
-    shape: Any = SimpleNamespace(vocab_size=logits.shape[2], candidates=COUNT)
+    shape = ModelShape(
+        layers=1, width=8, heads=1, context=16, vocab_size=logits.shape[2], candidates=COUNT
+    )
     add_candidates(graph, shape)
     operators = [node.op_type for node in graph]
     data = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()

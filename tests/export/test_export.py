@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_export.verify import LIMITS
+from gpt2ja_export.limits import LIMITS
+from gpt2ja_export.rows import logits_at_once
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.manifest import Precision, read_manifest
 from gpt2ja_onnx.errors import BundleError, ExportError
@@ -70,8 +72,9 @@ def test_embedding_and_head_are_stored_once(bundles: dict[str, Path]) -> None:
 def test_over_a_limit_the_export_fails_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LIMITS, "fp32", LIMITS["fp32"].__class__(0.0, 0.01, same_greedy=True))
-    with pytest.raises(ExportError, match="logits differ from PyTorch's by"):
+    limits = dataclasses.replace(LIMITS["fp32"], max_logit_difference=0.0)
+    monkeypatch.setitem(LIMITS, "fp32", limits)
+    with pytest.raises(ExportError, match=r"max_logit_difference is \S+ \(at most 0\)"):
         export_bundle(str(checkpoint), tmp_path / "out", ExportSettings(precision="fp32"))
     assert [*tmp_path.iterdir()] == []
 
@@ -214,9 +217,7 @@ def test_bf16_is_fp16_in_another_type(
 
 
 def test_rows_are_bit_identical_alone_and_among_others(session: CpuSession) -> None:
-    from gpt2ja_export.verify import _logits
-
     prompts = [np.arange(6, 6 + length) for length in (1, 2, 5, 17, 40)]
-    together = _logits(session, prompts)
+    together = logits_at_once(session, prompts)
     for prompt, expected in zip(prompts, together, strict=True):
-        np.testing.assert_array_equal(_logits(session, [prompt])[0], expected)
+        np.testing.assert_array_equal(logits_at_once(session, [prompt])[0], expected)

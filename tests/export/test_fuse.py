@@ -58,9 +58,9 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
         return logits
 
     manifest = Manifest(
-        graph="fused", precision="fp32", quantization={}, device="cpu", shape=shape,
-        special_ids={}, generation_defaults={}, source=Source("test", None, "", None), fusions={},
-        weights={}, tools={}, verification={},
+        graph="fused", precision="fp32", quantization={}, device="cpu", shape=shape, special_ids={},
+        generation_defaults={}, source=Source("random", None, "", None), fusions=counts, weights={},
+        tools={}, verification={},
     )  # fmt: skip
     session = CpuSession(directory, manifest, threads=1)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 7).tolist()
@@ -68,6 +68,7 @@ def fuse_and_compare(model: GPT2LMHeadModel, directory: Path) -> dict[str, int]:
     assert found.max_logit_difference <= LOGITS["fp32"]
     assert found.cached_difference <= LOGITS["fp32"]
     assert found.greedy_agreement == 1
+    assert (found.batch_difference, found.wrong_candidates) == (0, 0)
     return counts
 
 

@@ -11,7 +11,7 @@ import torch
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.quantize_cache import cache_ranges
-from gpt2ja_export.verify import _logits
+from gpt2ja_export.rows import logits_at_once
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import ExportError
@@ -30,7 +30,7 @@ def divergence(bundle: Path, reference: GPT2LMHeadModel) -> float:
     """Mean KL divergence from PyTorch, in nats a position."""
     session = CpuSession(bundle, read_manifest(bundle), threads=2)
     with torch.inference_mode():
-        found = torch.from_numpy(_logits(session, [IDS])[0]).log_softmax(-1)
+        found = torch.from_numpy(logits_at_once(session, [IDS])[0]).log_softmax(-1)
         right = reference(torch.from_numpy(IDS)[None]).logits[0].log_softmax(-1)
     return float((right.exp() * (right - found)).sum(-1).mean())
 
@@ -66,7 +66,7 @@ def test_a_cache_takes_a_quarter(
     manifest = export_bundle(str(source), tmp_path / "out", settings)
     cache = CpuSession(tmp_path / "out", manifest, threads=1).new_cache()
     cache.reserve(3, 64, 0)
-    assert cache.nbytes == 2 * manifest.shape.layers * 3 * 64 * 64 * bytes_a_number
+    assert cache.nbytes == 2 * 3 * 64 * 64 * bytes_a_number
     kinds = {
         value.dtype
         for value in ir.load(tmp_path / "out" / "model.onnx").graph.inputs
