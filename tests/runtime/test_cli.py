@@ -171,7 +171,7 @@ def test_a_missing_extra_is_named(run: Any, bundle: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run("inspect", "--model", bundle)
     assert result.code == 1
-    assert "pip install 'gpt2ja-onnx[cpu]'" in result.err
+    assert "pip install -c constraints.txt 'gpt2ja-onnx[cpu]'" in result.err
     assert "gpt2ja-onnx[gpu]" in result.err
 
 

@@ -80,7 +80,7 @@ def test_both_builds_of_onnxruntime(gpu_build: pytest.MonkeyPatch) -> None:
 def test_the_build_for_the_cpu(gpu_build: pytest.MonkeyPatch) -> None:
     cpu = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
     gpu_build.setattr(choice, "ort", cpu)
-    assert "pip install 'gpt2ja-onnx[gpu]'" in str(choice.cuda_problem())
+    assert "pip install -c constraints.txt 'gpt2ja-onnx[gpu]'" in str(choice.cuda_problem())
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,10 @@ def cuda_problem() -> str | None:
             "pip uninstall both, then install 'gpt2ja-onnx[gpu]' (it runs on the CPU too)"
         )
     if _PROVIDER not in ort.get_available_providers():
-        return "the installed onnxruntime is for the CPU: pip install 'gpt2ja-onnx[gpu]' instead"
+        return (
+            "the installed onnxruntime is for the CPU: instead of it "
+            "pip install -c constraints.txt 'gpt2ja-onnx[gpu]'"
+        )
     built_for = str(getattr(ort, "cuda_version", "")).partition(".")[0]
     return driver_problem(int(built_for or 0)) or _missing_libraries(built_for)
 
@@ -116,7 +119,7 @@ def _missing_libraries(cuda_major: str) -> str | None:
         return None
     return (
         f"libraries of CUDA {cuda_major} are missing ({', '.join(missing)}): "
-        "pip install 'gpt2ja-onnx[gpu]'"
+        "pip install -c constraints.txt 'gpt2ja-onnx[gpu]'"
     )
 
 

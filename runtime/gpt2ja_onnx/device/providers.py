@@ -8,8 +8,8 @@ try:
     import onnxruntime as ort
 except ModuleNotFoundError as error:
     raise MissingExtraError(
-        "onnxruntime is not installed: pip install 'gpt2ja-onnx[cpu]', or 'gpt2ja-onnx[gpu]' for "
-        "CUDA; the two exclude each other"
+        "onnxruntime is not installed: pip install -c constraints.txt 'gpt2ja-onnx[cpu]', or "
+        "'gpt2ja-onnx[gpu]' for CUDA; the two exclude each other"
     ) from error
 
 __all__ = ["first_line", "ort"]
