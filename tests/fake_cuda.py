@@ -34,6 +34,9 @@ class Recorder:
     def get_inputs(self) -> Any:
         return self.inner.get_inputs()
 
+    def get_outputs(self) -> Any:
+        return self.inner.get_outputs()
+
     def io_binding(self) -> Any:
         return self.inner.io_binding()
 

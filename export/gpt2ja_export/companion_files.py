@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2ja_export.checkpoint import TOKENIZER_FILES
 from gpt2ja_onnx.errors import CheckpointError, SettingError
 from gpt2ja_onnx.settings.config import GenerationConfig
+from gpt2ja_onnx.settings.token_ids import check_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +40,17 @@ def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, int]:
         named["tokenizer_class"] = "BertGenerationTokenizer"
         text = json.dumps(named, ensure_ascii=False, indent=2)
         tokenizer_config.write_text(text + "\n", encoding="utf-8")
-    ids = {name: checkpoint.config.get(f"{name}_token_id") for name in _SPECIAL}
-    return {name: value for name, value in ids.items() if isinstance(value, int)}
+    special = _special_ids(checkpoint)
+    for name in _SPECIAL:
+        value = checkpoint.config.get(f"{name}_token_id")
+        if value is not None and not isinstance(value, list) and name not in special:
+            warnings.warn(
+                f"{checkpoint.path}: config.json has {name}_token_id {value!r}, which is not in "
+                f"the vocabulary of {checkpoint.config['vocab_size']}; it is left out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return special
 
 
 def write_generation_config(
@@ -48,7 +58,7 @@ def write_generation_config(
 ) -> dict[str, Any]:
     """Write the checkpoint's generation settings; return those that differ from the defaults.
 
-    Settings that the runtime does not know are warned of by name.
+    Settings that the runtime does not have are warned of by name.
 
     Raises:
         CheckpointError: A setting is one that the runtime would refuse.
@@ -60,22 +70,43 @@ def write_generation_config(
     named = {
         name: value
         for name, value in config.to_diff_dict().items()
-        if value is not None and not name.startswith("_") and name not in _NO_SETTINGS
+        if not name.startswith("_") and name not in _NO_SETTINGS
     }
+    if named.get("top_k", 0) is None:
+        named["top_k"] = 0  # which keeps all tokens here, as None does there
+    named["eos_token_id"] = _end_tokens(checkpoint)
     known = GenerationConfig.declared()
-    if unknown := sorted(set(named) - set(known)):
+    settings = {name: value for name, value in named.items() if value is not None}
+    if unknown := sorted(set(settings) - set(known)):
         warnings.warn(
             f"{checkpoint.path}: its generation settings name {', '.join(unknown)}, which the "
             "runtime does not have",
             RuntimeWarning,
             stacklevel=2,
         )
-    settings = {name: value for name, value in named.items() if name in known}
-    eos = settings.get("eos_token_id")
-    if isinstance(eos, int) and eos == checkpoint.config.get("eos_token_id"):
-        del settings["eos_token_id"]  # the special ids have it
+    settings = {name: value for name, value in settings.items() if name in known}
     try:
-        GenerationConfig().override(settings)
+        check_ids(GenerationConfig().override(settings), checkpoint.config["vocab_size"])
     except SettingError as error:
         raise CheckpointError(f"{checkpoint.path}: its generation settings: {error}") from error
     return settings
+
+
+def _end_tokens(checkpoint: Checkpoint) -> Any:
+    """The end tokens that the files name beside the special id; None if there are none.
+
+    Not transformers' value: where no file names one, that is the 50256 of OpenAI's GPT-2.
+    """
+    path = checkpoint.path / "generation_config.json"
+    named = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
+    if named is None:
+        named = checkpoint.config.get("eos_token_id")
+        return named if isinstance(named, list) else None
+    return None if named == _special_ids(checkpoint).get("eos") else named
+
+
+def _special_ids(checkpoint: Checkpoint) -> dict[str, int]:
+    """The special ids of config.json by name; those outside of the vocabulary are left out."""
+    ids = {name: checkpoint.config.get(f"{name}_token_id") for name in _SPECIAL}
+    size = checkpoint.config["vocab_size"]
+    return {name: value for name, value in ids.items() if type(value) is int and 0 <= value < size}

@@ -6,24 +6,38 @@ manifest, ``bundle.json``, that names every file with its size and SHA-256.
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gpt2ja_onnx.bundle.names import CACHE_FILE, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, VERSION
 from gpt2ja_onnx.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
-# Fields of the manifest that are JSON objects of any names.
-_OBJECTS = (
-    "quantization", "special_ids", "generation_defaults", "fusions", "weights", "tools",
-    "verification", "files",
-)  # fmt: skip
-_T = TypeVar("_T")
+# How a bundle keeps keys and values, by the precision of its weights.
+_CACHE_TYPES: dict[Precision, tuple[CacheType, ...]] = {
+    "fp32": ("float32",),
+    "fp16": ("float16",),
+    "bf16": ("bfloat16",),
+    "int8": ("int8", "float32"),
+    "int4": ("int8", "float32"),
+}
+_DEVICES: dict[Precision, tuple[Device, ...]] = {"fp16": ("cpu", "cuda"), "bf16": ("cuda",)}
+_MOST = 2**31 - 1  # what onnxruntime takes lengths in
+_MOST_LAYERS = 10_000
+_DEEPEST = 16  # of free-form values: a message of one much deeper could not be made
+_MOST_BYTES = 2**63 - 1
+_KINDS: dict[Any, str] = {int: "a whole number", str: "a string"}
+_hints = functools.cache(get_type_hints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +144,16 @@ def read_manifest(directory: Path, *, verify_hashes: bool = False) -> Manifest:
         raise BundleError(f"{directory}: is not a bundle (it has no {MANIFEST_FILE})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != "gpt2ja-onnx":
-            raise BundleError(f"{path}: is not a manifest of this project")
-        if content["version"] != VERSION:
-            raise BundleError(
-                f"{path}: has version {content['version']}, this release reads version "
-                f"{VERSION}; update gpt2ja-onnx or export the bundle again"
-            )
-        manifest = _parse_manifest(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, BundleError):
-            raise
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
-    _check_files(directory, manifest, verify_hashes=verify_hashes)
+    try:
+        manifest = _parse_manifest(content)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from None
+    try:
+        _check_files(directory, manifest, verify_hashes=verify_hashes)
+    except OSError as error:
+        raise BundleError(f"{directory}: cannot be read: {error.strerror}") from error
     return manifest
 
 
@@ -154,34 +165,105 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parse_manifest(content: dict[str, Any]) -> Manifest:
-    _check_choice("graph", content["graph"], get_args(Graph))
-    _check_choice("precision", content["precision"], get_args(Precision))
-    _check_choice("device", content["device"], get_args(Device))
-    values = {item.name: content[item.name] for item in fields(Manifest)}
-    for name in _OBJECTS:
-        if not isinstance(values[name], dict):
-            raise BundleError(f"{MANIFEST_FILE}: {name} must be an object, not {values[name]!r}")
-    shape = _parse(ModelShape, content["shape"])
-    if shape.layers < 1 or shape.heads < 1 or shape.width % shape.heads or shape.context < 1:
-        raise BundleError(f"{MANIFEST_FILE}: the shape is impossible: {shape}")
-    return Manifest(
-        **values
-        | {
-            "shape": shape,
-            "source": _parse(Source, content["source"]),
-            "files": {name: _parse(FileEntry, entry) for name, entry in content["files"].items()},
-        }
-    )
+def _parse_manifest(content: object) -> Manifest:
+    if not isinstance(content, dict) or content.get("format") != "gpt2ja-onnx":
+        raise BundleError("is not a manifest of this project")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise BundleError(
+            f"has version {_short(version)}, this release reads version {VERSION}; update "
+            "gpt2ja-onnx or export the bundle again"
+        )
+    manifest: Manifest = _parse(Manifest, content, "")
+    _check_values(manifest)
+    return manifest
 
 
-def _parse(kind: type[_T], content: dict[str, Any]) -> _T:
-    return kind(**{item.name: content[item.name] for item in fields(kind)})  # type: ignore[arg-type]
+def _parse(kind: Any, value: object, name: str) -> Any:
+    """A value of a manifest as the type that its field has.
+
+    Args:
+        kind: A dataclass, a `Literal`, a dict of strings to one of these, an optional, a plain
+            type, or `Any`.
+        value: What JSON has.
+        name: Where it stands, for messages.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        _check_depth(value, name, _DEEPEST)
+        return value
+    if is_dataclass(kind) or origin is dict:
+        if not isinstance(value, dict):
+            raise BundleError(f"{name} must be an object, not {_short(value)}")
+        prefix = f"{name}." if name else ""
+        if origin is dict:
+            return {
+                key: _parse(parts[1], item, prefix + _escaped(key)) for key, item in value.items()
+            }
+        hints = _hints(kind)
+        for key in hints:
+            if key not in value:
+                raise BundleError(f"cannot be read: KeyError: {prefix}{key} is missing")
+        return kind(**{key: _parse(hint, value[key], prefix + key) for key, hint in hints.items()})
+    if origin is Literal:
+        if value not in parts:
+            raise BundleError(f"{name} must be one of {parts}, not {_short(value)}")
+    elif origin is UnionType:
+        if value is not None:
+            return _parse(parts[0], value, name)
+    elif type(value) is not kind:  # True is no whole number
+        raise BundleError(f"{name} must be {_KINDS[kind]}, not {_short(value)}")
+    return value
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise BundleError(f"{MANIFEST_FILE}: {name} must be one of {choices}, not {value!r}")
+def _check_values(manifest: Manifest) -> None:
+    """Check numbers and what must fit together."""
+    shape = manifest.shape
+    for item in fields(shape):
+        if item.name != "cache_dtype":
+            most = _MOST_LAYERS if item.name == "layers" else _MOST
+            _check_range(f"shape.{item.name}", getattr(shape, item.name), 1, most)
+    if shape.width % shape.heads:
+        raise BundleError(
+            f"the shape is impossible: width {shape.width} is not a multiple of heads {shape.heads}"
+        )
+    for name, token in manifest.special_ids.items():
+        _check_range(f"special_ids.{_escaped(name)}", token, 0, shape.vocab_size - 1)
+    for name, entry in manifest.files.items():
+        _check_range(f"files.{_escaped(name)}.size", entry.size, 0, _MOST_BYTES)
+    precision = manifest.precision
+    if shape.cache_dtype not in (expected := _CACHE_TYPES[precision]):
+        raise BundleError(
+            f"shape.cache_dtype must be one of {expected} in {precision}, not {shape.cache_dtype!r}"
+        )
+    if manifest.device not in (devices := _DEVICES.get(precision, ("cpu",))):
+        raise BundleError(f"device must be one of {devices} in {precision}, not {manifest.device}")
+
+
+def _check_depth(value: object, name: str, left: int) -> None:
+    if left == 0:
+        raise BundleError(f"{name} is nested more than {_DEEPEST} deep")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, name, left - 1)
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise BundleError(f"{name} must be from {least} to {most}, not {_short(value)}")
+
+
+def _short(value: object) -> str:
+    """A value for a message, on one line and not too long."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _escaped(name: str) -> str:
+    """A name for a message, as `_short` but without quotes."""
+    return _short(name)[1:].removesuffix("'")
 
 
 def _check_files(directory: Path, manifest: Manifest, *, verify_hashes: bool) -> None:
@@ -191,14 +273,18 @@ def _check_files(directory: Path, manifest: Manifest, *, verify_hashes: bool) ->
     for name in required:
         if name not in manifest.files:
             raise BundleError(f"{directory}: the manifest names no {name}")
+    with os.scandir(directory) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for name, entry in manifest.files.items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file():
+        path = f"{directory}{os.sep}{_escaped(name)}"
+        if os.sep in name:
+            raise BundleError(f"{path}: is outside of the bundle, where the file is missing")
+        if name not in sizes:
             raise BundleError(f"{path}: the file is missing; export the bundle again")
-        if path.stat().st_size != entry.size:
+        if sizes[name] != entry.size:
             raise BundleError(
-                f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; "
+                f"{path}: has {sizes[name]} bytes, the manifest says {entry.size}; "
                 "export the bundle again"
             )
-        if verify_hashes and hash_file(path) != entry.sha256:
+        if verify_hashes and hash_file(directory / name) != entry.sha256:
             raise BundleError(f"{path}: its SHA-256 is not the manifest's; export it again")

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2ja_onnx.bundle.names import MANIFEST_FILE
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.engine.scoring import ScoringJob
-from gpt2ja_onnx.errors import Gpt2jaError, PromptError, SettingError
+from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
 from gpt2ja_onnx.request import Request
 from gpt2ja_onnx.settings.config import GenerationConfig
+from gpt2ja_onnx.settings.token_ids import check_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +40,9 @@ class Intake:
 
     Attributes:
         defaults: The bundle's settings.
+
+    Raises:
+        BundleError: The bundle's settings are some that no request could have.
     """
 
     def __init__(self, manifest: Manifest, tokenizer: Tokenizer, worker: Worker) -> None:
@@ -45,13 +50,18 @@ class Intake:
         self._tokenizer = tokenizer
         self._worker = worker
         known = GenerationConfig.declared()
-        self.defaults = GenerationConfig().override(
-            {
-                name: value
-                for name, value in manifest.generation_defaults.items()
-                if name in known and value is not None
-            }
-        )
+        named = {
+            name: value
+            for name, value in manifest.generation_defaults.items()
+            if name in known and value is not None
+        }
+        try:
+            self.defaults = GenerationConfig().override(named)
+            check_ids(self.defaults, manifest.shape.vocab_size)
+        except SettingError as error:
+            raise BundleError(
+                f"{MANIFEST_FILE}: generation_defaults: {error}; export the bundle again"
+            ) from error
         eos = manifest.special_ids.get("eos")
         self._eos = () if eos is None else (eos,)
 
@@ -130,7 +140,7 @@ class Intake:
             streamed: Whether chunks are wanted.
         """
         prompt_ids = self._encode_prompt(prompt)
-        self._check_ids(config)
+        check_ids(config, self._manifest.shape.vocab_size)
         normalize = self._tokenizer.normalize
         group = SequenceGroup(
             prompt_ids,
@@ -158,19 +168,6 @@ class Intake:
         tokens = sum(map(len, job.texts))
         self._worker.submit(job, len(given), tokens, wait=wait)
         return given, job
-
-    def _check_ids(self, config: GenerationConfig) -> None:
-        size = self._manifest.shape.vocab_size
-        for setting, ids in (
-            ("suppress_tokens", config.suppress_tokens),
-            ("bad_words_ids", [token for word in config.bad_words_ids for token in word]),
-            ("sequence_bias", [token for word, _ in config.sequence_bias for token in word]),
-            ("logit_bias", [token for token, _ in config.logit_bias]),
-            ("eos_token_id", config.eos_token_id or ()),
-            ("forced_eos_token_id", config.forced_eos_token_id),
-        ):
-            if (largest := max(ids, default=0)) >= size:
-                raise SettingError(f"{setting} must hold ids below {size}, not {largest}")
 
     def _encode(self, text: Prompt) -> list[int]:
         if isinstance(text, str):

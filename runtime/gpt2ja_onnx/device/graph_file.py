@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from gpt2ja_onnx.bundle.manifest import ModelShape
+    from gpt2ja_onnx.bundle.manifest import CacheType, ModelShape
 
 _environment_lock = threading.Lock()
+# onnxruntime's names of the types.
+_TENSORS: dict[CacheType, str] = {
+    "float32": "float", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8",
+}  # fmt: skip
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -60,12 +64,12 @@ def load_graph(
 
 
 def check_inputs(session: ort.InferenceSession, shape: ModelShape, path: Path) -> None:
-    """Hold the inputs of a fused graph against the contract.
+    """Hold inputs and outputs of a fused graph against the contract.
 
     Raises:
         BundleError: They are not what the manifest says.
     """
-    found = {value.name: value.shape for value in session.get_inputs()}
+    found = {value.name: value for value in session.get_inputs()}
     expected = {
         names.INPUT_IDS,
         names.POSITION_IDS,
@@ -78,13 +82,25 @@ def check_inputs(session: ort.InferenceSession, shape: ModelShape, path: Path) -
     }
     if set(found) != expected:
         wrong = sorted(set(found) ^ expected)
-        raise BundleError(f"{path}: its inputs are not the manifest's; they differ in {wrong}")
-    heads, size = found[names.past_name(0, "key")][1::2]
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BundleError(
+            f"{path}: its inputs are not the manifest's; they differ in {wrong[:3]}{more}"
+        )
+    cache = found[names.past_name(0, "key")]
+    heads, size = cache.shape[1::2]
     if (heads, size) != (shape.heads, shape.head_size):
         raise BundleError(
             f"{path}: has {heads} heads of {size}, the manifest says "
             f"{shape.heads} of {shape.head_size}"
         )
+    if cache.type != f"tensor({_TENSORS[shape.cache_dtype]})":
+        raise BundleError(
+            f"{path}: its cache is a {cache.type}, the manifest says {shape.cache_dtype}"
+        )
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    given = outputs.get(names.CANDIDATE_SCORES, [0])[-1]
+    if given != shape.candidates:
+        raise BundleError(f"{path}: gives {given} candidates, the manifest says {shape.candidates}")
 
 
 @contextlib.contextmanager
