@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Text that shows what range an int8 cache needs.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing OUTPUT.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT, if it is a bundle.")
 def command(
     paths: tuple[str, ...], revision: str | None, force: bool, precision: Any, **settings: Any
 ) -> None:

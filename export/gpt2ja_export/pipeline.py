@@ -29,8 +29,8 @@ from gpt2ja_onnx.bundle.manifest import (
 )
 from gpt2ja_onnx.device.choice import cuda_problem, obstacles, open_session
 from gpt2ja_onnx.device.threads import available_threads
-from gpt2ja_onnx.errors import ExportError, OutputError
-from gpt2ja_onnx.files import atomic_directory, check_output_directory
+from gpt2ja_onnx.errors import ExportError
+from gpt2ja_onnx.files import Product, atomic_directory, check_apart, check_output_directory
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -66,6 +66,16 @@ Step = Literal[
     "hashing",
 ]
 _ONLY_FUSED: tuple[Step, ...] = ("fusing", "converting", "writing")
+
+
+def _names(manifest: dict[str, Any]) -> list[str] | None:
+    """The files of a bundle that its manifest names, of whatever version."""
+    named = manifest.get("files")
+    ours = manifest.get("format") == "gpt2ja-onnx" and isinstance(named, dict)
+    return [*named] if ours and named else None
+
+
+_BUNDLE = Product("a bundle", names.MANIFEST_FILE, _names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,7 @@ def export_bundle(
         output: The directory to write; whole or absent.
         settings: What to export.
         revision: Of a hub id.
-        force: Replace an existing `output`.
+        force: Replace a bundle that is `output` now.
         report: Called with each of the settings' `steps` as it begins.
 
     Raises:
@@ -144,17 +154,19 @@ def export_bundle(
         HubError: The hub cannot be reached.
         ExportError: A rewrite did not happen, a figure is over its limit, or verifying needs a
             GPU that is not there.
-        OutputError: `output` exists, holds the checkpoint, or cannot be written.
+        OutputError: `output` is there already and `force` is not set or it holds more than a
+            bundle, or is, holds or lies inside an input, or cannot be written.
     """
-    check_output_directory(output, force=force)
+    given = (location, settings.eval_text, settings.calibration_text)
+    inputs = [place for place in given if place is not None]
+    check_output_directory(output, _BUNDLE, force=force, inputs=inputs)
     if settings.verify and settings.precision == "bf16" and (problem := cuda_problem()) is not None:
         raise ExportError(f"bf16 cannot be verified here; add --no-verify, or mend this: {problem}")
     text = _read_text(settings.eval_text, "sample.txt")
     calibration = _read_text(settings.calibration_text, "calibration.txt")
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
-    if checkpoint.path.resolve().is_relative_to(output.resolve()):
-        raise OutputError(f"{output}: holds the checkpoint {location}; choose another OUTPUT")
+    check_apart(output, [checkpoint.path])  # the hub's cache, where that is it
     shape = _shape(checkpoint.config, settings.cache_dtype)
     if settings.graph == "fused" and shape.head_size % _HEAD_GRAIN:
         raise ExportError(
@@ -166,7 +178,7 @@ def export_bundle(
     calibration_ids = _encode(tokenizer, calibration)
     if not calibration_ids:
         raise ExportError(f"{settings.calibration_text}: the calibration text has no tokens")
-    with atomic_directory(output, force=force) as directory:
+    with atomic_directory(output, _BUNDLE, force=force) as directory:
         fusions: dict[str, int] = {}
         quantization: dict[str, Any] = {}
         if settings.graph == "portable":

@@ -212,22 +212,104 @@ def test_a_connection_that_fails_is_an_unreachable_hub(
 # --- the output ---
 
 
-def test_an_output_that_exists(checkpoint: Path, tmp_path: Path) -> None:
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_output_that_is_no_bundle(checkpoint: Path, tmp_path: Path, force: bool) -> None:
     (tmp_path / "kept").write_text("kept")
-    with pytest.raises(OutputError, match="exists already; use --force"):
-        export_bundle(str(checkpoint), tmp_path, FP32)
-    with pytest.raises(OutputError, match="exists and is not a directory"):
-        export_bundle(str(checkpoint), tmp_path / "kept", FP32)
-    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
-        export_bundle(str(checkpoint), tmp_path / "kept" / "out", FP32)
-    assert (tmp_path / "kept").read_text() == "kept"
+    (tmp_path / "link").symlink_to("kept")
+    for output, message in (
+        (tmp_path, "holds 'kept' and is not a bundle, so it is not replaced"),
+        (tmp_path / "kept", "exists and is not a directory"),
+        (tmp_path / "kept" / "out", "cannot be written: Not a directory"),
+        (tmp_path / "link", "is a link; name the directory that it leads to"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            export_bundle(str(checkpoint), output, FP32, force=force)
+    assert contents(tmp_path) == {
+        str(tmp_path / name): b"kept" for name in ("kept", "link")
+    }  # and nothing beside it
 
 
-def test_an_output_that_holds_the_checkpoint(broken: Path) -> None:
-    for output in (broken, broken.parent):
-        with pytest.raises(OutputError, match="holds the checkpoint"):
-            export_bundle(str(broken), output, FP32, force=True)
-    assert (broken / "model.safetensors").is_file()
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", "mine", "holds 'notes.txt', which is no part of a bundle; move it away"),
+        ("bundle.json", "{", "holds 'bundle.json' and is not a bundle"),
+        ("bundle.json", "[" * 100_000, "holds 'bundle.json' and is not a bundle"),
+        ("bundle.json", '{"format": "other", "files": {}}', "and is not a bundle"),
+        ("bundle.json", '{"format": "gpt2ja-onnx", "files": {"x": 1}}', "holds 'config.json'"),
+        ("model.onnx/mine", "mine", "holds 'model.onnx', which is no part of a bundle"),
+    ],
+)
+def test_force_replaces_a_bundle_alone(
+    checkpoint: Path,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    content: str,
+    message: str,
+) -> None:
+    output = shutil.copytree(bundles["fp32"], tmp_path / "out")
+    with pytest.raises(OutputError, match="exists already; use --force to replace it"):
+        export_bundle(str(checkpoint), output, FP32)
+    export_bundle(str(checkpoint), output, FP32, force=True)
+    path = output / name
+    if path.parent != output:
+        path.parent.unlink()
+        path.parent.mkdir()
+    path.write_text(content)
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=message):
+        export_bundle(str(checkpoint), output, FP32, force=True)
+    assert contents(tmp_path) == before
+
+
+def test_an_output_that_is_written_to_meanwhile(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    export_bundle(str(checkpoint), output, FP32)
+
+    def write(step: str) -> None:
+        if step == "hashing":
+            (output / "notes.txt").write_text("mine")
+
+    with pytest.raises(OutputError, match=r"holds 'notes\.txt'"):
+        export_bundle(str(checkpoint), output, FP32, force=True, report=write)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert read_manifest(output).precision == "fp32"
+    assert [*tmp_path.iterdir()] == [output]
+
+
+def test_an_output_that_is_around_or_in_an_input(broken: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    text = tmp_path / "texts" / "text.txt"
+    text.write_text("朝の市場。")
+    (tmp_path / "link").symlink_to(broken)
+    before = contents(tmp_path)
+    with_texts = ExportSettings(precision="fp32", eval_text=text, calibration_text=text)
+    for source, output, settings, message in (
+        (broken, broken, FP32, "is the input"),
+        (broken, tmp_path, FP32, "holds the input"),
+        (broken, broken / "out", FP32, "lies inside the input"),
+        (tmp_path / "link", broken / "out", FP32, "lies inside the input"),
+        (broken, tmp_path / "texts", with_texts, r"holds the input .*text\.txt"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            export_bundle(str(source), output, settings, force=True)
+        assert contents(tmp_path) == before
+
+
+def test_an_output_around_the_hubs_cache(hub: Path, checkpoint: Path, tmp_path: Path) -> None:
+    cached = hub / "models--someone--some-model"
+    snapshot = cached / "snapshots" / ("c0ffee" * 7)[:40]
+    shutil.copytree(checkpoint, snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(snapshot.name)
+    with pytest.raises(OutputError, match="lies inside the input"):
+        export_bundle("someone/some-model", snapshot / "out", FP32)
+    assert not (snapshot / "out").exists()
 
 
 def test_a_file_size_limit(broken: Path) -> None:

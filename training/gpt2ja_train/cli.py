@@ -26,7 +26,7 @@ def command() -> None:
 @click.option("--valid-lines", default=500_000, show_default=True, help="First lines of the text.")
 @click.option("--test-lines", default=500_000, show_default=True, help="The lines after those.")
 @click.option("--held-out", default=0.02, show_default=True, help="Share of documents, each part.")
-@click.option("--force", is_flag=True, help="Replace an existing OUTPUT.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT, if it is a corpus.")
 def corpus(
     inputs: tuple[str, ...],
     output: Path,
@@ -60,7 +60,7 @@ def corpus(
     help="The model card says yes, its training code no.",
 )
 @click.option("--threads", default=2, show_default=True)
-@click.option("--force", is_flag=True, help="Replace an existing OUTPUT.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT, if it is a tokenizer.")
 def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
     """Train a sentencepiece unigram tokenizer that transformers opens."""
     from gpt2ja_train.tokenizer import TokenizerSettings, train_tokenizer

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from gpt2ja_onnx.errors import CorpusError, SettingError
-from gpt2ja_onnx.files import atomic_directory, check_output_directory
+from gpt2ja_onnx.files import Product, atomic_directory, check_output_directory
 from gpt2ja_train.sources import read_source
 
 if TYPE_CHECKING:
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
+_MARKER = "corpus.json"
+
+
+def _names(marker: dict[str, Any]) -> list[str] | None:
+    """The files of a corpus that its marker stands for."""
+    return [f"{part}.txt" for part in PARTS] if {"lines", "settings"} <= marker.keys() else None
+
+
+CORPUS = Product("a corpus", _MARKER, _names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +78,19 @@ def make_corpus(
         settings: How to split `inputs`.
         valid: Sources held out already; where `valid` or `test` is given, `inputs` is not split.
         test: As `valid`, for the test file.
-        force: Replace an existing `output`.
+        force: Replace a corpus that is `output` now.
 
     Returns:
         The number of lines of every part.
 
     Raises:
         CorpusError: A source cannot be read, or a part came out empty.
-        OutputError: `output` exists, or cannot be written.
+        OutputError: `output` is there already and `force` is not set or it holds more than a
+            corpus, or is, holds or lies inside a source, or cannot be written.
     """
-    check_output_directory(output, force=force)
+    check_output_directory(output, CORPUS, force=force, inputs=[*inputs, *valid, *test])
     counts: dict[str, int] = dict.fromkeys(PARTS, 0)
-    with atomic_directory(output, force=force) as directory:
+    with atomic_directory(output, CORPUS, force=force) as directory:
         with contextlib.ExitStack() as stack:
             files = {
                 part: stack.enter_context((directory / f"{part}.txt").open("w", encoding="utf-8"))
@@ -100,7 +110,7 @@ def make_corpus(
                 "--valid-lines and --test-lines, or name files with --valid and --test"
             )
         manifest = {"lines": counts, "inputs": [*inputs], "valid": [*valid], "test": [*test]}
-        (directory / "corpus.json").write_text(
+        (directory / _MARKER).write_text(
             json.dumps(manifest | {"settings": asdict(settings)}, ensure_ascii=False, indent=2)
         )
     return counts

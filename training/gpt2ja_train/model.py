@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import platform
-import shutil
 import time
 import warnings
 from dataclasses import asdict
@@ -14,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
-from gpt2ja_onnx.errors import CheckpointError, CorpusError, OutputError
+from gpt2ja_onnx.errors import CheckpointError, CorpusError
+from gpt2ja_onnx.files import check_apart
 from gpt2ja_train.blocks import collate, load_blocks
 from gpt2ja_train.hardware import hardware_name, prefers_bf16
 from gpt2ja_train.network import make_network, save_network
+from gpt2ja_train.run_directory import (
+    CACHE,
+    CHECKPOINTS,
+    REPORT,
+    check_run_directory,
+    remove_temporary,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +35,6 @@ if TYPE_CHECKING:
     from gpt2ja_train.training_settings import TrainingSettings
 
 _FILES = ("train.txt", "valid.txt", "test.txt")
-# In the output, what a run needs only until it has finished.
-_CHECKPOINTS = "checkpoints"
-_CACHE = "cache"
 
 
 def train_model(
@@ -64,18 +68,21 @@ def train_model(
         CorpusError: A file of the corpus is missing, or shorter than one block.
         CheckpointError: The tokenizer is missing, `init_from` cannot be read or has another
             vocabulary or context, or there is nothing to resume.
-        OutputError: `output` holds a training run already and `resume` is not set.
+        OutputError: `output` holds a training run already and `resume` is not set, or files that
+            the run would overwrite or remove; or it is, holds or lies inside an input.
     """
     import torch
     from transformers import set_seed
 
-    _check_inputs(corpus, tokenizer, output, resume=resume)
+    check_apart(output, [corpus, tokenizer, *filter(None, [settings.init_from])])
+    _check_inputs(corpus, tokenizer)
+    check_run_directory(output, resume=resume)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     set_seed(settings.seed)
     spiece = tokenizer / "spiece.model"
     model = make_network(spiece, settings)
     train, valid, test = (
-        load_blocks(corpus / name, spiece, settings.context, output / _CACHE) for name in _FILES
+        load_blocks(corpus / name, spiece, settings.context, output / CACHE) for name in _FILES
     )
     for name, blocks in zip(_FILES, (train, valid, test), strict=True):
         if not len(blocks):
@@ -110,10 +117,9 @@ def train_model(
     }
     if trainer.is_world_process_zero():
         save_network(model, tokenizer, output, settings.save_dtype)
-        (output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+        (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         if not keep_checkpoints:
-            for name in (_CHECKPOINTS, _CACHE):
-                shutil.rmtree(output / name, ignore_errors=True)
+            remove_temporary(output)
     return report
 
 
@@ -123,29 +129,12 @@ def _sizes(model: GPT2LMHeadModel) -> dict[str, int]:
     return {"layers": config.n_layer, "width": config.n_embd, "heads": config.n_head}
 
 
-def _check_inputs(corpus: Path, tokenizer: Path, output: Path, *, resume: bool) -> None:
+def _check_inputs(corpus: Path, tokenizer: Path) -> None:
     for name in _FILES:
         if not (corpus / name).is_file():
             raise CorpusError(f"{corpus / name}: no such file; make it with `train corpus`")
     if not (tokenizer / "spiece.model").is_file():
         raise CheckpointError(f"{tokenizer}: has no spiece.model; make it with `train tokenizer`")
-    checkpoints = list((output / _CHECKPOINTS).glob("checkpoint-*"))
-    finished = (output / "training.json").exists()
-    if resume and not checkpoints:
-        if finished:
-            raise CheckpointError(
-                f"{output}: the run has finished and its checkpoints are removed, which "
-                "--keep-checkpoints would have kept; --init-from goes on from its weights"
-            )
-        raise CheckpointError(f"{output}: has no checkpoint to resume from")
-    if not resume and checkpoints:
-        raise OutputError(f"{output}: holds a training run already; use --resume or another name")
-    if not resume and finished:
-        raise OutputError(f"{output}: holds a finished training run; use another name")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 def _trainer(
@@ -164,7 +153,7 @@ def _trainer(
 
     strategy = "steps" if settings.eval_steps else "epoch"
     arguments = TrainingArguments(
-        output_dir=str(output / _CHECKPOINTS),
+        output_dir=str(output / CHECKPOINTS),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.batch_size,

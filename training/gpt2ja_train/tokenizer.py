@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sentencepiece
 
 from gpt2ja_onnx.errors import CorpusError, SettingError
-from gpt2ja_onnx.files import atomic_directory, check_output_directory
+from gpt2ja_onnx.files import Product, atomic_directory, check_output_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,17 @@ SPECIAL_TOKENS = {
     "cls_token": "<cls>",
     "sep_token": "<sep>",
 }
+_CLASS = "BertGenerationTokenizer"
+
+
+def _names(marker: dict[str, Any]) -> list[str] | None:
+    """The files of a tokenizer that its configuration stands for."""
+    if marker.get("tokenizer_class") != _CLASS:
+        return None
+    return ["spiece.model", "special_tokens_map.json", "added_tokens.json"]
+
+
+TOKENIZER = Product("a tokenizer", "tokenizer_config.json", _names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +68,14 @@ def train_tokenizer(
 
     Raises:
         CorpusError: The corpus has no training file, or too little text for the vocabulary.
-        OutputError: `output` exists, or cannot be written.
+        OutputError: `output` is there already and `force` is not set or it holds more than a
+            tokenizer, or is, holds or lies inside `corpus`, or cannot be written.
     """
-    check_output_directory(output, force=force)
+    check_output_directory(output, TOKENIZER, force=force, inputs=[corpus])
     train = corpus / "train.txt"
     if not train.is_file():
         raise CorpusError(f"{train}: no such file; make it with `gpt2ja-onnx train corpus`")
-    with atomic_directory(output, force=force) as directory:
+    with atomic_directory(output, TOKENIZER, force=force) as directory:
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=str(train),
