@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WRITE_FAILURES = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOTEMPTY,
 }  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def atomic_directory(output: Path, product: Product, *, force: bool) -> Iterator
         if output.exists():
             output.rename(replaced)
         temporary.rename(output)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno not in _WRITE_FAILURES:
             raise
@@ -114,8 +116,7 @@ def atomic_directory(output: Path, product: Product, *, force: bool) -> Iterator
     finally:
         if replaced.exists() and not output.exists():
             replaced.rename(output)
-        for directory in (replaced, temporary):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # up to the first that is not empty
             for parent in made:
                 parent.rmdir()

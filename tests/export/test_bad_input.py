@@ -282,6 +282,28 @@ def test_an_output_that_is_written_to_meanwhile(checkpoint: Path, tmp_path: Path
     assert [*tmp_path.iterdir()] == [output]
 
 
+def test_an_output_that_another_takes_at_the_last_moment(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    export_bundle(str(broken), output, FP32)
+    before = (output / "bundle.json").read_bytes()
+    rename = os.rename
+
+    def taken(source: Path, target: Path) -> None:
+        rename(source, target)
+        if str(target).endswith(".old"):
+            output.mkdir()
+            (output / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr("os.rename", taken)
+    with pytest.raises(OutputError, match="out: cannot be written: Directory not empty"):
+        export_bundle(str(broken), output, FP32, force=True)
+    assert (output / "notes.txt").read_text() == "mine"
+    (old,) = tmp_path.glob(".out.*.old")
+    assert (old / "bundle.json").read_bytes() == before
+
+
 def test_an_output_that_is_around_or_in_an_input(broken: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     text = tmp_path / "texts" / "text.txt"
