@@ -87,5 +87,5 @@ def test_without_a_top_k_takes_at_most_twice_as_long() -> None:
             return time.perf_counter() - started
 
         seconds(50)
-        # The quickest of several: other processes may take the machine for a while.
-        assert min(seconds(0) for _ in range(6)) < 2 * min(seconds(50) for _ in range(6))
+        # In turns, and the best of several: other processes may take the machine for a while.
+        assert min(seconds(0) / seconds(50) for _ in range(6)) < 2
