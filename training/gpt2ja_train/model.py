@@ -185,7 +185,7 @@ def _trainer(
     class OurTrainer(Trainer):
         def create_optimizer(self) -> Any:
             name, rate = settings.optimizer, settings.learning_rate
-            self.optimizer = make_optimizer(name, model, rate)
+            self.optimizer = make_optimizer(name, model, rate, bf16=self.args.bf16)
             return self.optimizer
 
     trainer = OurTrainer(

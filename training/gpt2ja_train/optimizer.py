@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpt2ja_onnx.errors import CheckpointError
+from gpt2ja_train.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +20,16 @@ _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 
 
-def make_optimizer(name: OptimizerName, model: nn.Module, learning_rate: float) -> Any:
+def make_optimizer(
+    name: OptimizerName, model: nn.Module, learning_rate: float, *, bf16: bool
+) -> Any:
     """An optimiser over all parameters of a GPT-2, without weight decay.
 
     Args:
         name: ``adam``, or ``muon`` for the matrices of the blocks and Adam for the rest.
         model: Whose parameters to train.
         learning_rate: Of both; Muon's steps are scaled to the size that Adam's would have.
+        bf16: Whether Muon multiplies in bf16 rather than in fp32.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     matrices = [p for n, p in parameters.items() if name == "muon" and p.ndim == 2 and ".h." in n]
@@ -35,18 +39,12 @@ def make_optimizer(name: OptimizerName, model: nn.Module, learning_rate: float) 
         "adam": torch.optim.Adam(others, lr=learning_rate, betas=_BETAS, eps=_EPSILON, fused=True)
     }
     if matrices:
-        parts["muon"] = torch.optim.Muon(
-            matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-        )
+        parts["muon"] = Muon(matrices, learning_rate, torch.bfloat16 if bf16 else torch.float32)
     return _Optimizers(parts)
 
 
 class _Optimizers(torch.optim.Optimizer):
-    """Optimisers over different parameters as one, for a trainer that takes one.
-
-    Muon: Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks"; the
-    scale of its steps: Liu et al., 2025, "Muon is Scalable for LLM Training".
-    """
+    """Optimisers over different parameters as one, for a trainer that takes one."""
 
     def __init__(self, parts: dict[str, torch.optim.Optimizer]) -> None:
         self._parts = parts
