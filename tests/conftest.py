@@ -34,13 +34,22 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=problem))
 
 
+def make_tokenizer(directory: Path, *, add_dummy_prefix: bool) -> Path:
+    (directory / "corpus").mkdir()
+    shutil.copyfile(SAMPLE, directory / "corpus" / "train.txt")
+    settings = TokenizerSettings(vocab_size=VOCABULARY, add_dummy_prefix=add_dummy_prefix)
+    train_tokenizer(directory / "corpus", directory / "out", settings)
+    return directory / "out"
+
+
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    corpus = tmp_path_factory.mktemp("corpus")
-    shutil.copyfile(SAMPLE, corpus / "train.txt")
-    output = tmp_path_factory.mktemp("tokenizer") / "out"
-    train_tokenizer(corpus, output, TokenizerSettings(vocab_size=VOCABULARY))
-    return output
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"), add_dummy_prefix=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_without_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"), add_dummy_prefix=False)
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.limits import LIMITS
@@ -98,6 +100,33 @@ def test_auto_tokenizer_opens_the_bundle(bundles: dict[str, Path]) -> None:
     assert type(tokenizer).__name__ == "BertGenerationTokenizer"
     with GPT2Ja.load(bundles["int8"]) as model:
         assert tokenizer.encode("朝の市場") == model.tokenizer.encode("朝の市場")
+
+
+def test_a_tokenizer_without_a_dummy_prefix(
+    make_checkpoint: Callable[..., Path], tokenizer_without_prefix: Path, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    shutil.copytree(tokenizer_without_prefix, checkpoint, dirs_exist_ok=True)
+    export_bundle(str(checkpoint), tmp_path / "out", ExportSettings(precision="fp32"))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = GPT2LMHeadModel.from_pretrained(checkpoint).eval()
+    with GPT2Ja.load(tmp_path / "out") as model:
+        for prompt in ("朝の市場には、", " 朝の市場", "朝 の", "Hello 世界"):
+            ids = model.tokenizer.encode(prompt)
+            assert ids == theirs.encode(prompt)
+            assert model.tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+            given = torch.tensor([ids])
+            rows = network.generate(given, max_new_tokens=16, do_sample=False, pad_token_id=0)
+            (result,) = model.generate(prompt, max_new_tokens=16, do_sample=False)
+            assert result.token_ids == rows[0, len(ids) :].tolist()
+            chunks = model.stream(prompt, max_new_tokens=16, do_sample=False)
+            assert "".join(chunk.text for chunk in chunks) == result.text
+        # The first piece of a text is the one that it is within a text.
+        sentences = ["朝の市場には、", "店が並ぶ。"]
+        parts = [token for sentence in sentences for token in model.tokenizer.encode(sentence)]
+        assert model.tokenizer.piece_text(parts) == "".join(sentences)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def corpus(
     "--add-dummy-prefix/--no-add-dummy-prefix",
     default=True,
     show_default=True,
-    help="The model card says yes, its training code no.",
+    help="A space before every text. With it a model writes a space after every sentence, without "
+    "it none. The model card says yes, its training code no.",
 )
 @click.option("--threads", default=2, show_default=True)
 @click.option("--force", is_flag=True, help="Replace OUTPUT, if it is a tokenizer.")

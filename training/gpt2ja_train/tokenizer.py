@@ -43,10 +43,13 @@ class TokenizerSettings:
     Attributes:
         vocab_size: Number of pieces, the six special ones included.
         sentences: Number of sentences sampled from the training file; bounds the memory used.
-        add_dummy_prefix: Put a space before the text, so that a word at the start of a text
-            gets the same piece as after a space. The model card says True, the training code
-            published with it says False; the card is followed. At inference the setting is
-            read from the tokenizer file.
+        add_dummy_prefix: Put a space before every text, so that a word at its start gets the
+            same piece as after a space. Models are trained on text that is tokenised line by
+            line: with the prefix each line begins with a space, and so does each sentence that
+            the model writes (``…できる。 手法は…``); without it sentences follow each other as in
+            Japanese (``…できる。手法は…``). The model card says True, the training code published
+            with it says False; the card is followed. At inference the setting is read from the
+            tokenizer file.
         threads: Threads of the trainer.
     """
 
