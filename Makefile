@@ -17,7 +17,7 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint format types unit doctests docs settings wheel gpu-check \
-	readme-figures export-table clean
+	readme-figures export-table generation-settings clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
@@ -85,6 +85,11 @@ readme-figures: $(STAMP)  ## Write the speed table and picture of both READMEs
 # Size, time, memory and verification figures of every precision, at the published model's size.
 export-table: $(STAMP)  ## Measure an export in every precision
 	$(BIN)/python -m gpt2ja_bench.making.export_table
+
+# Repetition and perplexity of generated text under settings, beside a held-out text's own:
+# make generation-settings TEXT=kyoto.valid.txt MODEL=bundle
+generation-settings: $(STAMP)  ## Measure how generated text degenerates under settings
+	$(BIN)/python -m gpt2ja_bench.making.generation_settings $(TEXT) $(addprefix --model=,$(MODEL))
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
