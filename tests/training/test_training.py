@@ -80,10 +80,34 @@ def test_blocks_are_one_stream_with_targets_shifted_by_one(
     assert [t for b in blocks for t in b["shift_labels"]] == stream[1 : len(blocks) * 16 + 1]
 
 
+@pytest.mark.parametrize("prefix", [True, False])
+def test_what_the_dummy_prefix_does_to_running_text(
+    tokenizer_dir: Path, tokenizer_without_prefix: Path, tmp_path: Path, prefix: bool
+) -> None:
+    spiece = str((tokenizer_dir if prefix else tokenizer_without_prefix) / "spiece.model")
+    processor = sentencepiece.SentencePieceProcessor(model_file=spiece)
+    lines = ["朝の市場には、店が並ぶ。", "店の人は、魚を並べる。"] * 700
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines))
+
+    def decoded(*, running: bool) -> str:
+        blocks = iterate_blocks(str(text), spiece, 8, running=running)
+        return processor.decode([int(t) for block in blocks for t in block["input_ids"]])
+
+    apart, joined = (" " if prefix else "").join(lines), "".join(lines)
+    assert apart.startswith(decoded(running=False))
+    running = decoded(running=True)
+    # Lines are joined a thousand to a text: 1,400 lines are two.
+    second = joined[: len(joined) * 1000 // 1400] + (" " if prefix else "")
+    assert (second + joined[len(joined) * 1000 // 1400 :]).startswith(running)
+    assert len(running) > 0.99 * len(joined)
+
+
 def test_settings_default_to_the_card() -> None:
     s = TrainingSettings()
     assert (s.layers, s.width, s.heads, s.context) == (12, 768, 12, 1024)
     assert (s.epochs, s.batch_size, s.learning_rate, s.patience) == (10, 2, 1e-4, 1)
+    assert (s.tokens_per_block, s.lr_scheduler_type, s.optimizer) == (1024, "linear", "adam")
     with pytest.raises(SettingError, match="optimizer must be one of"):
         TrainingSettings(optimizer="sgd")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="width 10 is not a multiple of heads 3"):
@@ -163,15 +187,21 @@ def test_the_recipe_end_to_end(
     assert [e["step"] for e in first["curve"] if "eval_loss" in e] == [10, 20, 23]
     assert losses[-1] < losses[0] < 6.2  # ln 384 = 5.95, where training starts
 
+    # Both halves of the held-out text are a part of the training text.
+    assert first["test_running_bits_per_character"] < 1.5 * first["test_bits_per_character"]
+
     assert call(*options, "--max-steps", 40) == 1
     assert "use --resume" in capsys.readouterr().err
     assert call(*options, "--max-steps", 40, "--resume", "--optimizer", "adam") == 1
     assert "begun with another optimizer" in capsys.readouterr().err
+    assert call(*options, "--output", "other", "--resume", "model") == 1
+    assert "is not a checkpoint of a training run" in capsys.readouterr().err
     assert call(*options, "--max-steps", 40, "--resume") == 0
     second = json.loads((tmp_path / "model/training.json").read_text())
     assert second["steps"] == 40
     assert second["valid_loss"] < first["valid_loss"]
     assert second["test_bits_per_character"] > 0
+    assert second["tokens_seen"] == 40 * 2 * 32
     assert not {"checkpoints", "cache"} & names(tmp_path / "model")
     assert call(*options, "--max-steps", 60, "--resume") == 1
     assert "which --keep-checkpoints would have kept" in capsys.readouterr().err

@@ -8,6 +8,11 @@ from typing import Any
 import click
 
 DIRECTORY = click.Path(path_type=Path)
+_SHOWN = (
+    "train_loss", "valid_loss", "valid_bits_per_character", "valid_running_bits_per_character",
+    "test_loss", "test_perplexity", "test_bits_per_character", "test_running_bits_per_character",
+)  # fmt: skip
+_LAST = ""  # no path: --resume without a checkpoint
 
 
 @click.group("train")
@@ -82,7 +87,13 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
 @click.option("--layers", default=12, show_default=True)
 @click.option("--width", default=768, show_default=True)
 @click.option("--heads", default=12, show_default=True)
-@click.option("--context", default=1024, show_default=True, help="Positions, and tokens a block.")
+@click.option("--context", default=1024, show_default=True, help="Positions.")
+@click.option(
+    "--block-tokens",
+    default=0,
+    help="Tokens a training block; fewer train faster, but positions beyond stay untrained until "
+    "a resumed run uses longer blocks.  [default: the context]",
+)
 @click.option("--dropout", default=0.1, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--max-steps", default=0, show_default=True, help="Stop there; 0: by --epochs.")
@@ -96,6 +107,21 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
 )
 @click.option("--learning-rate", default=1e-4, show_default=True)
 @click.option("--warmup-steps", default=0, show_default=True)
+@click.option(
+    "--lr-scheduler-type",
+    type=click.Choice(["linear", "warmup_stable_decay"]),
+    default="linear",
+    show_default=True,
+    help="The learning rate falls from its peak to the last step, or in the last --decay-steps.",
+)
+@click.option("--decay-steps", default=0, help="Of warmup_stable_decay.  [default: constant]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of products in training; auto takes the faster one.",
+)
 @click.option("--eval-steps", default=0, show_default=True, help="0: once an epoch.")
 @click.option("--checkpoint-steps", default=1000, show_default=True)
 @click.option("--patience", default=1, show_default=True, help="Evaluations without a gain.")
@@ -106,7 +132,13 @@ def tokenizer(corpus: Path, output: Path, force: bool, **settings: Any) -> None:
     default="float32",
     show_default=True,
 )
-@click.option("--resume", is_flag=True, help="Continue from the last checkpoint in OUTPUT.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value=_LAST,
+    metavar="[CHECKPOINT]",
+    help="Continue from the last checkpoint in OUTPUT, or from this one of another run.",
+)
 @click.option(
     "--keep-checkpoints",
     is_flag=True,
@@ -116,7 +148,7 @@ def model(
     corpus: Path,
     tokenizer: Path,
     output: Path,
-    resume: bool,
+    resume: str | None,
     keep_checkpoints: bool,
     **settings: Any,
 ) -> None:
@@ -129,9 +161,8 @@ def model(
         tokenizer,
         output,
         TrainingSettings(**settings),
-        resume=resume,
+        resume=resume == _LAST or (resume is not None and Path(resume)),
         keep_checkpoints=keep_checkpoints,
     )
-    for name in ("train_loss", "valid_loss", "test_loss", "test_perplexity"):
-        click.echo(f"{name:<24}{report[name]:.4f}")
-    click.echo(f"{'test_bits_per_character':<24}{report['test_bits_per_character']:.4f}")
+    for name in _SHOWN:
+        click.echo(f"{name:<34}{report[name]:.4f}")

@@ -78,10 +78,24 @@ class Milestones(TrainerCallback):
 
     Without an evaluation of the last step an earlier one would pass for the best, and its weights
     for the result.
+
+    Args:
+        steps: Between two checkpoints.
+        branches: Whether the run begins with a checkpoint of another one, whose best weights are
+            not this one's.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, branches: bool) -> None:
         self._steps = steps
+        self._branches = branches
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Evaluate as often as this run's settings say, not those of the checkpoint."""
+        state.compute_steps(args, state.max_steps)
+        if self._branches:
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
