@@ -21,7 +21,7 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
-		while IFS='|' read -r name text; do printf '%-15s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '%-19s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP)  ## Export the demo model, generate with it, and compare with PyTorch
 	$(BIN)/python -m gpt2ja_bench.making.demo
