@@ -1,0 +1,63 @@
+"""The native operators: where their library is, what it can run here, and what it has run."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+# A file beside this one and no other: a library is code, which no bundle, working directory or
+# variable may choose.
+_LIBRARY = Path(__file__).with_name("_kernels.so")
+# Raised with every change that makes an older library wrong for a newer bundle, or the other way
+# round; `GPT2JA_VERSION` in register.c is the same number.
+VERSION = 1
+
+
+class Kernels:
+    """The loaded library.
+
+    Attributes:
+        path: For onnxruntime's ``register_custom_ops_library``.
+        instruction_set: What the operators use here: ``avx512_vnni`` or ``avx2``.
+    """
+
+    def __init__(self, path: Path, library: ctypes.CDLL, instruction_set: str) -> None:
+        self.path = path
+        self.instruction_set = instruction_set
+        self._library = library
+
+    @property
+    def calls(self) -> int:
+        """Calls of native operators in this process so far."""
+        return int(self._library.gpt2ja_calls())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed weights that sessions hold now."""
+        return int(self._library.gpt2ja_bytes())
+
+
+def load_kernels() -> Kernels | str:
+    """The library, or in a few words why native operators cannot run here."""
+    return _load(_LIBRARY)
+
+
+@functools.cache
+def _load(path: Path) -> Kernels | str:
+    if not path.is_file():
+        return "this installation has no native operators"
+    try:
+        library = ctypes.CDLL(str(path))
+        version = library.gpt2ja_version
+        instruction_set = library.gpt2ja_instruction_set
+    except (OSError, AttributeError) as error:
+        return f"the native operators cannot be loaded: {error}"
+    if (found := version()) != VERSION:
+        return f"the native operators are of version {found}, not {VERSION}; install them again"
+    instruction_set.restype = ctypes.c_char_p
+    library.gpt2ja_calls.restype = library.gpt2ja_bytes.restype = ctypes.c_uint64
+    name = instruction_set()
+    if name is None:
+        return "the processor has neither AVX-512 VNNI nor AVX2"
+    return Kernels(path, library, name.decode("ascii"))

@@ -1,0 +1,13 @@
+/* Every operator for the instruction set whose header was included before. */
+#include "attention.h"
+#include "candidates.h"
+#include "embedding.h"
+#include "linear.h"
+#include "rows.h"
+
+#define KERNELS(set)                                                                         \
+    {                                                                                        \
+        .name = set, .group = GROUP, .panel = PANEL, .pack = pack, .quantize = quantize,      \
+        .multiply = multiply, .store = store_cache, .attend = attend, .embed = embed,        \
+        .best = best,                                                                        \
+    }

@@ -1,0 +1,95 @@
+/* What an instruction set implements: the arithmetic of every operator, without onnxruntime.
+ *
+ * Each operator's file has its formula. `reference.c` implements the same table in plain C; the
+ * others equal it bit for bit where their file says so.
+ */
+#ifndef GPT2JA_KERNELS_H
+#define GPT2JA_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* LayerNormalization over the last axis; its arrays are padded to whole vectors. */
+typedef struct {
+    const float *gamma, *beta;
+    float epsilon;
+} Norm;
+
+typedef enum { PLAIN, GELU, RESIDUAL } Epilogue;
+
+/* An int8 matrix with a scale a column, packed for one instruction set. */
+typedef struct {
+    int inputs, outputs;
+    int8_t *weights; /* packed, see linear.h */
+    float *scales;   /* column scale / 127; padded to whole panels like the two below */
+    float *bias;     /* zeros where there is none */
+    int32_t *sums;   /* what an unsigned activation's offset adds to each column */
+} Linear;
+
+/* One layer's attention over an int8 cache. */
+typedef struct {
+    int heads, head_size, capacity;
+    float key_scale, value_scale;
+} Attention;
+
+typedef struct {
+    const char *name;
+    int group; /* activations in a 32-bit word */
+    int panel; /* columns that are packed together */
+
+    /* Pack the panels `first` to `last`. `row` and `column` are the strides of the weights (inputs,
+     * outputs), one of which is 1. */
+    void (*pack)(const Linear *linear, const int8_t *weights, size_t row, size_t column,
+                 int first, int last);
+    /* Normalise and quantise one row of `width` floats to words; `scratch` holds the row, padded.
+     * Returns the row's largest absolute value. */
+    float (*quantize)(const float *source, const Norm *norm, int width, float *scratch,
+                      uint32_t *words);
+    /* Panels `first` to `last` of `rows` quantised rows times the matrix. */
+    void (*multiply)(const Linear *linear, const uint32_t *words, const float *largest, int rows,
+                     int first, int last, Epilogue epilogue, const float *residual, float *output);
+    /* Quantise `size` floats to the cache. */
+    void (*store)(const float *source, int size, float scale, int8_t *target);
+    /* One head's queries number `first` to `last` of consecutive positions; query i sees `length`
+     * + i positions. Queries and outputs are `stride` floats apart. `scratch`: see
+     * attention_scratch. */
+    void (*attend)(const Attention *attention, const float *queries, size_t stride, int count,
+                   const int8_t *keys, const int8_t *values, const int8_t *next, int length, void *scratch,
+                   float *outputs, size_t output_stride);
+    /* One embedding row: int8 × scale + position. */
+    void (*embed)(const int8_t *row, float scale, const float *position, int width, float *output);
+    /* The `count` largest of `size` scores, falling, equal ones by rising index. */
+    void (*best)(const float *scores, int size, int count, float *best_scores, int64_t *best_ids);
+} Kernels;
+
+extern const Kernels kernels_reference;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+
+/* Floats in a row that is padded to whole vectors. */
+static inline int padded(int width) { return (width + 15) / 16 * 16; }
+
+/* Words of a quantised row. */
+static inline int row_words(const Kernels *kernels, int inputs) {
+    return padded(inputs) / kernels->group;
+}
+
+static inline int panels(const Kernels *kernels, int outputs) {
+    return (outputs + kernels->panel - 1) / kernels->panel;
+}
+
+/* Bytes of a packed matrix. */
+static inline size_t packed_bytes(const Kernels *kernels, int inputs, int outputs) {
+    size_t groups = (size_t)(inputs + kernels->group - 1) / (size_t)kernels->group;
+    return groups * (size_t)kernels->group * (size_t)panels(kernels, outputs) *
+           (size_t)kernels->panel;
+}
+
+/* Queries that are computed together, and the bytes that they need for it. */
+enum { QUERIES = 4, LARGEST_HEAD = 256 };
+static inline size_t attention_scratch(int capacity) {
+    return (size_t)padded(capacity) * (sizeof(float) + QUERIES * sizeof(int16_t)) +
+           (LARGEST_HEAD + 16) * sizeof(int16_t);
+}
+
+#endif

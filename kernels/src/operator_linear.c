@@ -1,0 +1,192 @@
+/* NormLinear, NormLinearGelu, LinearResidual and NormHead: a matrix with what stands around it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
+#include "operator.h"
+#include "register.h"
+
+enum { ROWS = 96 };      /* of a task: their activations stay in the cache beside a panel */
+enum { TASKS = 16 };     /* that the panels are cut into, at most */
+enum { FEW_ROWS = 4 };   /* are quantised by the calling thread */
+
+typedef enum { NORM = 1, GELU_AFTER = 2, ADDS = 4, BIAS = 8, TRANSPOSED = 16 } Form;
+
+typedef struct {
+    Operator base;
+    Form form;
+    Linear linear;
+    Norm norm;
+    Block block; /* that everything above points into */
+} LinearKernel;
+
+typedef struct {
+    const LinearKernel *kernel;
+    const float *source, *residual;
+    float *output, *largest, *scratch;
+    uint32_t *words;
+    int rows, chunks, parts, rows_per_task;
+} Call;
+
+static void destroy(void *kernel) {
+    LinearKernel *self = kernel;
+    arena_give_back(self->block);
+    free(self);
+}
+
+/* The next part of a block: `count` numbers of 4 bytes, `source`'s first. */
+static void *part(char **next, size_t count, const Tensor *source) {
+    char *target = *next;
+    *next += aligned(count * 4);
+    memset(target, 0, count * 4);
+    if (source != NULL) memcpy(target, source->data, (size_t)source->size * 4);
+    return target;
+}
+
+/* Reads the weights and packs them. */
+static OrtStatus *fill(LinearKernel *self, const OrtKernelInfo *info) {
+    const OrtApi *api = self->base.api;
+    const Kernels *kernels = self->base.kernels;
+    Linear *linear = &self->linear;
+    size_t index = 1;
+    Tensor gamma, beta, weights, scales, bias;
+    if (self->form & NORM) {
+        TRY(read_constant(api, info, index++, &gamma));
+        TRY(read_constant(api, info, index++, &beta));
+        TRY(ort_AttributeFloat(api)(info, "epsilon", &self->norm.epsilon));
+    }
+    TRY(read_constant(api, info, index++, &weights));
+    TRY(read_constant(api, info, index++, &scales));
+    if (self->form & BIAS) TRY(read_constant(api, info, index++, &bias));
+    int transposed = (self->form & TRANSPOSED) != 0;
+    if (weights.rank != 2 || weights.dims[0] > 1 << 24 || weights.dims[1] > 1 << 24)
+        return invalid(api, "the weights are not a matrix");
+    linear->inputs = (int)weights.dims[transposed];
+    linear->outputs = (int)weights.dims[!transposed];
+    if (linear->inputs < 1 || linear->outputs < 1 || scales.size != linear->outputs ||
+        (self->form & BIAS && bias.size != linear->outputs) ||
+        (self->form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
+        return invalid(api, "the weights' sizes do not fit each other");
+    size_t columns = (size_t)panels(kernels, linear->outputs) * (size_t)kernels->panel;
+    size_t rows = (size_t)padded(linear->inputs);
+    size_t packed = aligned(packed_bytes(kernels, linear->inputs, linear->outputs));
+    self->block = arena_take(packed + 3 * aligned(columns * 4) + 2 * aligned(rows * 4));
+    char *next = self->block.data;
+    if (next == NULL) return out_of_memory(api);
+    linear->weights = (int8_t *)next;
+    next += packed;
+    linear->scales = part(&next, columns, &scales);
+    linear->bias = part(&next, columns, self->form & BIAS ? &bias : NULL);
+    linear->sums = part(&next, columns, NULL);
+    if (self->form & NORM) {
+        self->norm.gamma = part(&next, rows, &gamma);
+        self->norm.beta = part(&next, rows, &beta);
+    }
+    for (int i = 0; i < linear->outputs; i++) linear->scales[i] *= 1 / 127.0f;
+    kernels->pack(linear, weights.data, transposed ? 1 : (size_t)linear->outputs,
+                  transposed ? (size_t)linear->inputs : 1, 0, panels(kernels, linear->outputs));
+    return NULL;
+}
+
+static void quantize_task(void *data, size_t index) {
+    const Call *call = data;
+    const LinearKernel *self = call->kernel;
+    const Kernels *kernels = self->base.kernels;
+    int inputs = self->linear.inputs;
+    size_t words = (size_t)row_words(kernels, inputs), row = index;
+    call->largest[row] = kernels->quantize(call->source + row * (size_t)inputs,
+                                           self->form & NORM ? &self->norm : NULL, inputs,
+                                           call->scratch + row * (size_t)padded(inputs),
+                                           call->words + row * words);
+}
+
+static void multiply_task(void *data, size_t index) {
+    const Call *call = data;
+    const LinearKernel *self = call->kernel;
+    const Linear *linear = &self->linear;
+    const Kernels *kernels = self->base.kernels;
+    int chunk = (int)index / call->parts, part = (int)index % call->parts;
+    int count = panels(kernels, linear->outputs);
+    size_t begin = (size_t)(chunk * call->rows_per_task);
+    size_t end = begin + (size_t)call->rows_per_task;
+    if (end > (size_t)call->rows) end = (size_t)call->rows;
+    size_t outputs = begin * (size_t)linear->outputs;
+    Epilogue epilogue = self->form & GELU_AFTER ? GELU : self->form & ADDS ? RESIDUAL : PLAIN;
+    kernels->multiply(linear, call->words + begin * (size_t)row_words(kernels, linear->inputs),
+                      call->largest + begin, (int)(end - begin), count * part / call->parts,
+                      count * (part + 1) / call->parts, epilogue,
+                      call->residual == NULL ? NULL : call->residual + outputs,
+                      call->output + outputs);
+}
+
+static OrtStatus *run(const LinearKernel *self, OrtKernelContext *context, Call *call) {
+    const OrtApi *api = self->base.api;
+    size_t rows = (size_t)call->rows;
+    if (call->rows <= FEW_ROWS)
+        for (size_t row = 0; row < rows; row++) quantize_task(call, row);
+    else
+        TRY(ort_ParallelFor(api)(context, quantize_task, rows, 0, call));
+    int count = panels(self->base.kernels, self->linear.outputs);
+    call->parts = count < TASKS ? count : TASKS;
+    call->chunks = (call->rows + ROWS - 1) / ROWS;
+    call->rows_per_task = (call->rows + call->chunks - 1) / call->chunks;
+    size_t tasks = (size_t)(call->chunks * call->parts);
+    return ort_ParallelFor(api)(context, multiply_task, tasks, tasks, call);
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+    const LinearKernel *self = kernel;
+    const OrtApi *api = self->base.api;
+    const Linear *linear = &self->linear;
+    Tensor source, residual;
+    TRY(read_input(api, context, 0, &source));
+    if (source.rank < 1 || source.dims[source.rank - 1] != linear->inputs)
+        return invalid(api, "the rows are not as wide as the matrix has inputs");
+    int64_t rows = source.size / linear->inputs;
+    if (rows > 1 << 24) return invalid(api, "there are too many rows");
+    Call call = {.kernel = self, .source = source.data, .rows = (int)rows};
+    int64_t dims[4];
+    memcpy(dims, source.dims, sizeof dims);
+    dims[source.rank - 1] = linear->outputs;
+    if (self->form & ADDS) {
+        TRY(read_input(api, context, 4, &residual));
+        if (residual.size != rows * linear->outputs)
+            return invalid(api, "the residual's shape is not the product's");
+        call.residual = residual.data;
+    }
+    TRY(make_output(api, context, 0, dims, source.rank, &call.output));
+    count_call();
+    if (rows == 0) return NULL;
+    size_t row_bytes = (size_t)padded(linear->inputs) * (sizeof(float) + sizeof(uint32_t));
+    call.scratch = aligned_alloc(64, (size_t)rows * row_bytes +
+                                         ((size_t)rows * sizeof(float) + 63) / 64 * 64);
+    if (call.scratch == NULL) return out_of_memory(api);
+    call.words = (uint32_t *)(call.scratch + (size_t)rows * (size_t)padded(linear->inputs));
+    call.largest = (float *)(call.words + (size_t)rows * (size_t)padded(linear->inputs));
+    OrtStatus *status = run(self, context, &call);
+    free(call.scratch);
+    return status;
+}
+
+static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, Form form, void **kernel) {
+    LinearKernel *self = calloc(1, sizeof *self);
+    if (self == NULL) return out_of_memory(api);
+    self->base = (Operator){api, chosen_kernels()};
+    self->form = form;
+    OrtStatus *status = fill(self, info);
+    if (status != NULL)
+        destroy(self);
+    else
+        *kernel = self;
+    return status;
+}
+
+static const int norm_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_FLOAT};
+static const int plain_types[] = {ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT};
+static const int result[] = {ORT_FLOAT};
+
+DEFINE_OPERATOR(norm_linear, "NormLinear", norm_types, result, NORM | BIAS)
+DEFINE_OPERATOR(norm_linear_gelu, "NormLinearGelu", norm_types, result, NORM | BIAS | GELU_AFTER)
+DEFINE_OPERATOR(linear_residual, "LinearResidual", plain_types, result, BIAS | ADDS)
+static const int head_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT};
+DEFINE_OPERATOR(norm_head, "NormHead", head_types, result, NORM | TRANSPOSED)

@@ -1,0 +1,126 @@
+/* The operators in plain C, one number at a time: what the others are held to by the tests. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+enum { GROUP = 1 };
+
+/* Unpacked: (outputs, inputs). */
+static void pack(const Linear *linear, const int8_t *weights, size_t row, size_t column,
+                 int first, int last) {
+    for (int output = first; output < last; output++) {
+        linear->sums[output] = 0;
+        for (int input = 0; input < linear->inputs; input++)
+            linear->weights[(size_t)output * (size_t)linear->inputs + (size_t)input] =
+                weights[(size_t)input * row + (size_t)output * column];
+    }
+}
+
+static float largest_of(const float *source, int width) {
+    float largest = 0;
+    for (int i = 0; i < width; i++) {
+        if (isnan(source[i])) return NAN;
+        largest = fmaxf(largest, fabsf(source[i]));
+    }
+    return largest;
+}
+
+static int whole(float value, int low, int high) {
+    if (isnan(value) || value < (float)low) return low;
+    return value > (float)high ? high : (int)rintf(value);
+}
+
+static float quantize(const float *source, const Norm *norm, int width, float *scratch,
+                      uint32_t *words) {
+    if (norm != NULL) {
+        double mean = 0, variance = 0;
+        for (int i = 0; i < width; i++) mean += source[i];
+        mean /= width;
+        for (int i = 0; i < width; i++) variance += (source[i] - mean) * (source[i] - mean);
+        double factor = 1 / sqrt(variance / width + norm->epsilon);
+        for (int i = 0; i < width; i++)
+            scratch[i] = (float)((source[i] - mean) * factor) * norm->gamma[i] + norm->beta[i];
+        source = scratch;
+    }
+    float largest = largest_of(source, width);
+    float factor = largest == 0 ? 0 : 127.0f / largest;
+    for (int i = 0; i < width; i++)
+        words[i] = (uint32_t)whole(source[i] * factor, -127, 127);
+    return largest;
+}
+
+static float gelu(float x) {
+    return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+static void multiply(const Linear *linear, const uint32_t *words, const float *largest, int rows,
+                     int first, int last, Epilogue epilogue, const float *residual,
+                     float *output) {
+    for (int r = 0; r < rows; r++)
+        for (int column = first; column < last; column++) {
+            const int8_t *weights = linear->weights + (size_t)column * (size_t)linear->inputs;
+            const uint32_t *row = words + (size_t)r * (size_t)padded(linear->inputs);
+            int32_t sum = 0;
+            for (int i = 0; i < linear->inputs; i++) sum += weights[i] * (int32_t)row[i];
+            float value = (float)sum * linear->scales[column] * largest[r] + linear->bias[column];
+            size_t place = (size_t)r * (size_t)linear->outputs + (size_t)column;
+            if (epilogue == GELU) value = gelu(value);
+            if (epilogue == RESIDUAL) value += residual[place];
+            output[place] = value;
+        }
+}
+
+static void store(const float *source, int size, float scale, int8_t *target) {
+    for (int i = 0; i < size; i++) target[i] = (int8_t)whole(source[i] / scale, -128, 127);
+}
+
+static void attend(const Attention *attention, const float *queries, size_t stride, int count,
+                   const int8_t *keys, const int8_t *values, const int8_t *next, int length, void *scratch,
+                   float *outputs, size_t output_stride) {
+    int size = attention->head_size;
+    float *scores = scratch;
+    for (int q = 0; q < count; q++) {
+        const float *query = queries + (size_t)q * stride;
+        float step = largest_of(query, size) / 32767.0f, highest = -INFINITY;
+        for (int p = 0; p < length + q; p++) {
+            int32_t product = 0;
+            for (int i = 0; i < size; i++)
+                product += keys[p * size + i] * whole(step == 0 ? 0 : query[i] / step, -32767, 32767);
+            scores[p] = (float)product * step * attention->key_scale / sqrtf((float)size);
+            highest = fmaxf(highest, scores[p]);
+        }
+        double total = 0;
+        for (int p = 0; p < length + q; p++) total += scores[p] = expf(scores[p] - highest);
+        for (int i = 0; i < size; i++) {
+            double mixed = 0;
+            for (int p = 0; p < length + q; p++) mixed += scores[p] * values[p * size + i];
+            outputs[(size_t)q * output_stride + (size_t)i] =
+                (float)(mixed / total) * attention->value_scale + (step - step);
+        }
+    }
+}
+
+static void embed(const int8_t *row, float scale, const float *position, int width,
+                  float *output) {
+    for (int i = 0; i < width; i++) output[i] = (float)row[i] * scale + position[i];
+}
+
+static void best(const float *scores, int size, int count, float *best_scores,
+                 int64_t *best_ids) {
+    for (int place = 0; place < count; place++) {
+        int found = -1;
+        for (int i = 0; i < size; i++) {
+            int taken = 0;
+            for (int earlier = 0; earlier < place; earlier++) taken |= best_ids[earlier] == i;
+            if (!taken && (found < 0 || scores[i] > scores[found])) found = i;
+        }
+        best_scores[place] = scores[found];
+        best_ids[place] = found;
+    }
+}
+
+const Kernels kernels_reference = {
+    .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
+    .multiply = multiply, .store = store, .attend = attend, .embed = embed, .best = best,
+};

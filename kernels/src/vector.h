@@ -1,0 +1,111 @@
+/* Sixteen numbers at a time, to the same bits on every instruction set.
+ *
+ * The compiler splits these vectors where registers are shorter. No operation here depends on
+ * their length, and none is contracted to a fused multiply-add (-ffp-contract=off).
+ */
+#ifndef GPT2JA_VECTOR_H
+#define GPT2JA_VECTOR_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE f32x16 load(const float *source) {
+    f32x16 value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
+INLINE void store(float *target, f32x16 value) { memcpy(target, &value, sizeof value); }
+
+/* The first `count` of 16 numbers; the others are 0. */
+INLINE f32x16 load_some(const float *source, int count) {
+    f32x16 value = {0};
+    memcpy(&value, source, (size_t)count * sizeof(float));
+    return value;
+}
+
+INLINE void store_some(float *target, f32x16 value, int count) {
+    memcpy(target, &value, (size_t)count * sizeof(float));
+}
+
+INLINE f32x16 splat(float value) { return value - (f32x16){0}; }
+INLINE f32x16 as_float(i32x16 bits) { return (f32x16)bits; }
+INLINE i32x16 as_int(f32x16 value) { return (i32x16)value; }
+INLINE f32x16 to_float(i32x16 value) { return __builtin_convertvector(value, f32x16); }
+INLINE i32x16 pick(i32x16 mask, i32x16 yes, i32x16 no) { return (mask & yes) | (~mask & no); }
+INLINE i32x16 smaller(i32x16 a, i32x16 b) { return pick(a < b, a, b); }
+INLINE i32x16 larger(i32x16 a, i32x16 b) { return pick(a > b, a, b); }
+INLINE i32x16 clamp(i32x16 value, int32_t low, int32_t high) {
+    return smaller(larger(value, low - (i32x16){0}), high - (i32x16){0});
+}
+
+INLINE i32x16 lanes(void) {
+    return (i32x16){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+
+/* To the nearest whole number, ties to the even one; what no int32 holds becomes INT32_MIN. */
+INLINE i32x16 nearest(f32x16 value) {
+#if defined(__AVX512F__)
+    return (i32x16)_mm512_cvtps_epi32((__m512)value);
+#else
+    __m256 halves[2];
+    memcpy(halves, &value, sizeof halves);
+    __m256i whole[2] = {_mm256_cvtps_epi32(halves[0]), _mm256_cvtps_epi32(halves[1])};
+    i32x16 result;
+    memcpy(&result, whole, sizeof result);
+    return result;
+#endif
+}
+
+/* Sums in one fixed order. */
+INLINE float sum(f32x16 value) {
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) value[i] += value[i + half];
+    return value[0];
+}
+
+INLINE int32_t sum_whole(i32x16 value) {
+    int32_t total = 0;
+    for (int i = 0; i < 16; i++) total += value[i];
+    return total;
+}
+
+INLINE int32_t largest_whole(i32x16 value) {
+    int32_t most = value[0];
+    for (int i = 1; i < 16; i++) most = value[i] > most ? value[i] : most;
+    return most;
+}
+
+INLINE float float_of_bits(int32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* exp(x), within 2 units in the last place from -87 to 88, beyond at these bounds; of NaN some
+ * number. Cody and Waite's reduction by ln 2, Cephes' polynomial (expf). */
+INLINE f32x16 exponential(f32x16 x) {
+    x = as_float(pick(x > -87.0f, as_int(x), as_int(splat(-87.0f))));
+    x = as_float(pick(x < 88.0f, as_int(x), as_int(splat(88.0f))));
+    i32x16 power = nearest(x * 1.44269504f);
+    f32x16 whole = to_float(power);
+    f32x16 rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    f32x16 value = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+    value = value * rest + 8.3334519073e-3f;
+    value = value * rest + 4.1665795894e-2f;
+    value = value * rest + 1.6666665459e-1f;
+    value = value * rest + 5.0000001201e-1f;
+    value = value * rest * rest + rest + 1.0f;
+    return value * as_float((power + 127) << 23);
+}
+
+#endif

@@ -1,0 +1,189 @@
+/* Holds every instruction set's operators to the reference, over random shapes; run by
+ * test_kernels.py, under sanitizers. Exits with 1 and a line for the first difference. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "processor.h"
+
+static uint64_t state = 1;
+
+static uint32_t draw(void) { /* xorshift64*: Vigna, "An experimental exploration", 2016 */
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return (uint32_t)(state * 2685821657736338717u >> 32);
+}
+
+static int between(int low, int high) { return low + (int)(draw() % (uint32_t)(high - low + 1)); }
+static float uniform(void) { return (float)draw() / 2147483648.0f - 1; }
+static float normal(void) { return uniform() + uniform() + uniform(); }
+
+/* Exactly as large as asked for, so that the address sanitizer sees a read beyond. */
+static void *memory(size_t bytes) {
+    void *result = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (result == NULL) exit(2);
+    return result;
+}
+
+static float *floats(size_t count) {
+    float *result = malloc(count * sizeof *result);
+    for (size_t i = 0; i < count; i++) result[i] = normal();
+    return result;
+}
+
+static int8_t *bytes(size_t count) {
+    int8_t *result = malloc(count);
+    for (size_t i = 0; i < count; i++) result[i] = (int8_t)draw();
+    return result;
+}
+
+static void fail(const char *what, const Kernels *kernels, int row, int column, double found,
+                 double expected) {
+    printf("%s, %s: [%d, %d] is %.9g, expected %.9g\n", what, kernels->name, row, column, found,
+           expected);
+    exit(1);
+}
+
+/* NaN and infinities must meet each other; exact where `tolerance` is 0. */
+static void compare(const char *what, const Kernels *kernels, const float *found,
+                    const float *expected, int rows, int columns, double tolerance) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            double a = found[r * columns + c], b = expected[r * columns + c];
+            if (isfinite(b) ? !(fabs(a - b) <= tolerance * (1 + fabs(b))) : isfinite(a))
+                fail(what, kernels, r, c, a, b);
+        }
+}
+
+static float *multiplied(const Kernels *kernels, int rows, int inputs, int outputs, int transposed,
+                         const float *source, const Norm *norm, const int8_t *weights,
+                         const float *scales, const float *bias, Epilogue epilogue,
+                         const float *residual) {
+    size_t width = (size_t)panels(kernels, outputs) * (size_t)kernels->panel;
+    Linear linear = {inputs, outputs, memory(packed_bytes(kernels, inputs, outputs)),
+                     calloc(width, sizeof(float)), calloc(width, sizeof(float)),
+                     calloc(width, sizeof(int32_t))};
+    memcpy(linear.scales, scales, (size_t)outputs * sizeof(float));
+    memcpy(linear.bias, bias, (size_t)outputs * sizeof(float));
+    size_t row = transposed ? 1 : (size_t)outputs, column = transposed ? (size_t)inputs : 1;
+    kernels->pack(&linear, weights, row, column, 0, panels(kernels, outputs));
+    size_t words_size = (size_t)row_words(kernels, inputs);
+    uint32_t *words = memory((size_t)rows * words_size * sizeof *words);
+    float *largest = malloc((size_t)rows * sizeof *largest);
+    float *scratch = memory((size_t)padded(inputs) * sizeof *scratch);
+    for (int r = 0; r < rows; r++)
+        largest[r] = kernels->quantize(source + (size_t)r * (size_t)inputs, norm, inputs, scratch,
+                                       words + (size_t)r * words_size);
+    float *output = malloc((size_t)rows * (size_t)outputs * sizeof *output);
+    int cut = between(0, panels(kernels, outputs)); /* in two pieces, as threads do */
+    kernels->multiply(&linear, words, largest, rows, 0, cut, epilogue, residual, output);
+    kernels->multiply(&linear, words, largest, rows, cut, panels(kernels, outputs), epilogue,
+                      residual, output);
+    free(linear.weights), free(linear.scales), free(linear.bias), free(linear.sums);
+    free(words), free(largest), free(scratch);
+    return output;
+}
+
+static void try_linear(const Kernels *kernels) {
+    int rows = between(1, 20), inputs = between(1, 200), outputs = between(1, 200);
+    int transposed = between(0, 1), normed = between(0, 1);
+    Epilogue epilogue = (Epilogue)between(PLAIN, RESIDUAL);
+    float *source = floats((size_t)(rows * inputs)), *gamma = floats((size_t)padded(inputs));
+    float *beta = floats((size_t)padded(inputs)), *scales = floats((size_t)outputs);
+    float *bias = floats((size_t)outputs), *residual = floats((size_t)(rows * outputs));
+    int8_t *weights = bytes((size_t)(inputs * outputs));
+    for (int i = 0; i < outputs; i++) scales[i] *= 1e-3f;
+    const float odd[] = {0, NAN, INFINITY, -INFINITY};
+    if (between(0, 1)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
+    if (!between(0, 3)) memset(source, 0, (size_t)inputs * sizeof *source);
+    if (!between(0, 3)) memset(weights, -128, (size_t)(inputs * outputs));
+    Norm norm = {gamma, beta, 1e-5f}, *given = normed ? &norm : NULL;
+    const float *added = epilogue == RESIDUAL ? residual : NULL;
+    float *found = multiplied(kernels, rows, inputs, outputs, transposed, source, given, weights,
+                              scales, bias, epilogue, added);
+    float *expected = multiplied(&kernels_reference, rows, inputs, outputs, transposed, source,
+                                 given, weights, scales, bias, epilogue, added);
+    /* A norm's last bits decide ties of the rounding: one step of one input, at most a few. */
+    double tolerance = normed ? 0.3 : epilogue == GELU ? 1e-5 : 0;
+    compare("linear", kernels, found, expected, rows, outputs, tolerance);
+    int alone = between(0, rows - 1); /* the same bits without the other rows */
+    float *single = multiplied(kernels, 1, inputs, outputs, transposed, source + alone * inputs,
+                               given, weights, scales, bias, epilogue,
+                               added ? added + alone * outputs : NULL);
+    if (memcmp(single, found + alone * outputs, (size_t)outputs * sizeof *single))
+        fail("linear, a row alone", kernels, alone, 0, single[0], found[alone * outputs]);
+    free(source), free(gamma), free(beta), free(scales), free(bias), free(residual);
+    free(weights), free(found), free(expected), free(single);
+}
+
+static void try_attention(const Kernels *kernels) {
+    int size = 16 * between(1, 6), count = between(1, QUERIES), length = between(1, 700);
+    int capacity = length + count - 1 + between(0, 3);
+    Attention attention = {1, size, capacity, 0.02f, 0.01f};
+    float *queries = floats((size_t)(count * size));
+    int8_t *keys = bytes((size_t)(capacity * size)), *values = bytes((size_t)(capacity * size));
+    if (!between(0, 3)) queries[between(0, count * size - 1)] = NAN;
+    if (!between(0, 3)) memset(queries, 0, (size_t)size * sizeof *queries);
+    void *scratch = memory(attention_scratch(capacity));
+    float *found = floats((size_t)(count * size)), *expected = floats((size_t)(count * size));
+    kernels->attend(&attention, queries, (size_t)size, count, keys, values, NULL, length, scratch, found,
+                    (size_t)size);
+    kernels_reference.attend(&attention, queries, (size_t)size, count, keys, values, NULL, length,
+                             scratch, expected, (size_t)size);
+    compare("attention", kernels, found, expected, count, size, 2e-4);
+    for (int q = 0; q < count; q++) { /* the same bits alone */
+        kernels->attend(&attention, queries + q * size, (size_t)size, 1, keys, values, NULL, length + q,
+                        scratch, expected, (size_t)size);
+        if (memcmp(expected, found + q * size, (size_t)size * sizeof *found))
+            fail("attention, a query alone", kernels, q, 0, expected[0], found[q * size]);
+    }
+    free(queries), free(keys), free(values), free(scratch), free(found), free(expected);
+}
+
+static void try_store(const Kernels *kernels) {
+    int size = 16 * between(1, 8);
+    float *source = floats((size_t)size);
+    const float odd[] = {0, 1e30f, INFINITY, -INFINITY};
+    source[between(0, size - 1)] = odd[between(0, 3)];
+    int8_t *found = bytes((size_t)size), *expected = bytes((size_t)size);
+    kernels->store(source, size, 0.01f, found);
+    kernels_reference.store(source, size, 0.01f, expected);
+    for (int i = 0; i < size; i++)
+        if (found[i] != expected[i]) fail("store", kernels, 0, i, found[i], expected[i]);
+    free(source), free(found), free(expected);
+}
+
+static void try_best(const Kernels *kernels) {
+    int size = between(1, 3000), count = between(1, size < 64 ? size : 64);
+    float *scores = floats((size_t)size), step = between(0, 1) ? 0.5f : 1e-6f;
+    for (int i = 0; i < size; i++) scores[i] = rintf(scores[i] / step) * step;
+    float found[64], expected[64];
+    int64_t ids[64], expected_ids[64];
+    kernels->best(scores, size, count, found, ids);
+    kernels_reference.best(scores, size, count, expected, expected_ids);
+    for (int i = 0; i < count; i++)
+        if (ids[i] != expected_ids[i] || found[i] != expected[i])
+            fail("best", kernels, i, 0, (double)ids[i], (double)expected_ids[i]);
+    scores[between(0, size - 1)] = NAN;
+    kernels->best(scores, size, count, found, ids);
+    for (int i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= size) fail("best of NaN", kernels, i, 0, (double)ids[i], 0);
+    free(scores);
+}
+
+int main(int argc, char **argv) {
+    int rounds = argc > 1 ? atoi(argv[1]) : 300;
+    const Kernels *tried[] = {&kernels_avx2, &kernels_avx512};
+    for (int i = 0; i < 2; i++) {
+        if (!processor_runs(tried[i])) continue;
+        for (int round = 0; round < rounds; round++) {
+            try_linear(tried[i]);
+            try_attention(tried[i]);
+            try_store(tried[i]);
+            try_best(tried[i]);
+        }
+        printf("%s: %d rounds agree\n", tried[i]->name, rounds);
+    }
+    return 0;
+}
