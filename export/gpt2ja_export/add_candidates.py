@@ -62,8 +62,8 @@ def _best_of_best_blocks(
     best, _ = _top(editor, best, count, largest=False)  # rising, so that equal ids rise
     places = editor.append("Unsqueeze", [best, last])
     picked = editor.append("GatherND", [blocked, places], [ir.AttrInt64("batch_dims", 2)])
-    table = np.arange(blocks * _BLOCK, dtype=np.int64).reshape(blocks, _BLOCK)
-    ids = editor.append("Gather", [editor.store("candidates.ids", table), best])
+    first = editor.append("Mul", [places, whole("block", [_BLOCK])])
+    ids = editor.append("Add", [first, whole("in_block", [*range(_BLOCK)])])
     scores, order = _top(editor, editor.append("Reshape", [picked, line]), count)
     flat = editor.append("Reshape", [ids, line])
     chosen = editor.append("GatherElements", [flat, order], [ir.AttrInt64("axis", 2)])

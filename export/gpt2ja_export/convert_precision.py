@@ -174,7 +174,8 @@ class _Quantizer(GraphEditor):
             tail = self.store(
                 "quantized.vocabulary", np.array([self.shape.vocab_size], dtype=np.int64)
             )
-            dims = self.insert(node, "Shape", [self.input(names.LOGIT_POSITIONS)])
+            leading = [ir.AttrInt64("end", -1)]
+            dims = self.insert(node, "Shape", [node.inputs[0]], leading)
             target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
             product = self.insert(node, "Reshape", [product, target])
         else:
@@ -188,17 +189,20 @@ class _Quantizer(GraphEditor):
         self._finish(node, result)
 
     def _quantize_rows(self, before: ir.Node, source: ir.Value | None) -> _Scaled:
-        """Values = round(x / max |x| * 127) + 128, the maximum being that of the row.
+        """Values = round(x * (127 / max |x|)) + 128, the maximum being that of the row.
 
-        A row of zeros has a maximum of zero; whatever finite values the division leaves, the
-        product is then multiplied by that zero.
+        A row of zeros has a maximum of zero; whatever finite values its infinite factor leaves,
+        the product is then multiplied by that zero.
         """
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
         step = self.store("quantized.step", np.array(1 / 127, dtype=np.float32))
+        most = self.store("quantized.largest", np.array(127, dtype=np.float32))
+        one = self.store("quantized.one", np.array(1, dtype=np.float32))
         zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         largest = self.insert(before, "ReduceMax", [self.insert(before, "Abs", [source]), last])
-        shares = self.insert(before, "Div", [source, largest])
-        values = self.insert(before, "QuantizeLinear", [shares, step, zero])
+        factor = self.insert(before, "Div", [most, largest])
+        scaled = self.insert(before, "Mul", [source, factor])
+        values = self.insert(before, "QuantizeLinear", [scaled, one, zero])
         return _Scaled(values, step, largest)
 
     def _store_rows(self, name: str, matrix: NDArray[np.float32]) -> tuple[ir.Value, ir.Value]:

@@ -28,6 +28,7 @@ from gpt2ja_onnx.bundle.manifest import (
     write_manifest,
 )
 from gpt2ja_onnx.device.choice import cuda_problem, obstacles, open_session
+from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.threads import available_threads
 from gpt2ja_onnx.errors import ExportError
 from gpt2ja_onnx.files import Product, atomic_directory, check_apart, check_output_directory
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
     from transformers import GPT2LMHeadModel
+
+    from gpt2ja_onnx.device.cpu.native import KernelChoice
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
 _TOOLS = (
@@ -206,10 +209,9 @@ def export_bundle(
         )
         if settings.verify:
             report("verifying against PyTorch")
-            found = _verify(directory, manifest, model, _encode(tokenizer, text))
-            check(found, settings.precision)
             measured_on = settings.eval_text.name if settings.eval_text else "the built-in sample"
-            figures |= {"text": measured_on} | as_dict(found)
+            figures |= {"text": measured_on}
+            figures |= _verify(directory, manifest, model, _encode(tokenizer, text))
         report("hashing")
         write_manifest(directory, manifest)
     return manifest
@@ -246,6 +248,7 @@ def _write_fused(
     from gpt2ja_export.cache_move_graph import cache_move_graph
     from gpt2ja_export.convert_precision import convert_precision
     from gpt2ja_export.fuse import fuse
+    from gpt2ja_export.outline_operators import outline_operators
 
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
@@ -258,6 +261,8 @@ def _write_fused(
         if shape.cache_dtype == "int8":
             quantization |= quantize_cache(graph, shape, cache_ranges(model, calibration_ids))
         quantization |= convert_precision(graph, shape, settings.precision)
+        if shape.cache_dtype == "int8":
+            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")
@@ -291,7 +296,8 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def _verify(
     directory: Path, manifest: Manifest, model: GPT2LMHeadModel, text_ids: list[int]
-) -> Verification:
+) -> dict[str, Any]:
+    """Figures of the bundle as it runs here; where native operators run, without them too."""
     import torch
 
     def reference(prompt: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -303,7 +309,21 @@ def _verify(
         from gpt2ja_export.portable_session import PortableSession
 
         portable = PortableSession(directory, manifest, threads=available_threads())
-        return verify(portable, reference, text_ids)
+        return _checked(verify(portable, reference, text_ids), manifest)
     device: Device = "cuda" if obstacles(manifest)["cpu"] else "cpu"
-    _, session = open_session(directory, manifest, threads=available_threads(), device=device)
-    return verify(session, reference, text_ids)
+
+    def figures(kernels: KernelChoice) -> tuple[str, dict[str, Any]]:
+        _, session = open_session(
+            directory, manifest, threads=available_threads(), device=device, kernels=kernels
+        )
+        return session.kernels, _checked(verify(session, reference, text_ids), manifest)
+
+    kernels, found = figures("auto")
+    if device == "cpu" and kernels != STANDARD:
+        found |= {"kernels": kernels, "with_standard_kernels": figures("off")[1]}
+    return found
+
+
+def _checked(found: Verification, manifest: Manifest) -> dict[str, Any]:
+    check(found, manifest.precision)
+    return as_dict(found)

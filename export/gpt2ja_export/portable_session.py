@@ -9,6 +9,7 @@ import numpy as np
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.cpu.native import STANDARD
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class PortableSession:
     """Runs a portable bundle as a session runs a fused one, but slowly and row by row."""
 
+    kernels = STANDARD
     prompt_tokens = call_tokens = 1024
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:

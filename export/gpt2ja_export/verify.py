@@ -93,12 +93,16 @@ def verify(session: Session, reference: Reference, text_ids: Sequence[int]) -> V
 
 
 def as_table(figures: dict[str, Any]) -> str:
-    """The figures as lines of text."""
-    return "\n".join(
-        f"  {name.replace('_', ' '):<27}{value:.6g}" if isinstance(value, float) else
-        f"  {name.replace('_', ' '):<27}{value}"
-        for name, value in figures.items()
-    )  # fmt: skip
+    """The figures as lines of text; those of other kernels below their name."""
+    lines = []
+    for name, value in figures.items():
+        label = f"  {name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            lines += [label, as_table(value)]
+        else:
+            shown = f"{value:.6g}" if isinstance(value, float) else value
+            lines.append(f"{label:<29}{shown}")
+    return "\n".join(lines)
 
 
 def as_dict(figures: Verification) -> dict[str, Any]:

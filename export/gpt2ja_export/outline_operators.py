@@ -1,0 +1,221 @@
+"""The nodes of a quantised graph as calls of functions that native operators can stand in for.
+
+Each group of nodes that a native operator computes becomes a call of a model-local function of
+the operator's name, whose body is those nodes. onnxruntime runs the operator where the runtime has
+registered it, and the body everywhere else: one file serves both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from gpt2ja_export.graph_editor import GraphEditor, only_consumer, producer
+from gpt2ja_onnx.bundle import names
+from gpt2ja_onnx.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
+
+
+def outline_operators(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[str, int]:
+    """Replace the nodes of the quantised graph `model` by calls of functions, in place.
+
+    Args:
+        model: A fused graph with an int8 cache, and weights in int8 or int4.
+        shape: Of the model; it says how many calls there must be.
+        precision: Of its layers' weights; in int4 their products stay onnxruntime's own.
+
+    Returns:
+        How often each function is called.
+
+    Raises:
+        ExportError: A function is not called as often as it must be, or its calls differ.
+    """
+    outliner = _Outliner(model, shape)
+    outliner.run()
+    layers = shape.layers
+    expected = {"Embed": 1, "Attention": layers, "NormHead": 1, "Candidates": 1}
+    if precision == "int8":
+        expected |= {"NormLinear": layers, "NormLinearGelu": layers, "LinearResidual": 2 * layers}
+    if outliner.counts != expected:
+        raise ExportError(f"operators {dict(outliner.counts)} were found, expected {expected}")
+    model.opset_imports[names.OPERATOR_DOMAIN] = 1
+    common.RemoveUnusedNodesPass()(model)
+    return expected
+
+
+class _Outliner(GraphEditor):
+    """One graph whose nodes are being grouped."""
+
+    def __init__(self, model: ir.Model, shape: ModelShape) -> None:
+        super().__init__(model.graph)
+        self.model = model
+        self.shape = shape
+        self.counts: Counter[str] = Counter()
+        self._signatures: dict[str, str] = {}
+
+    def run(self) -> None:
+        self._outline_candidates()
+        self._outline_head()
+        for node in self.nodes("MatMulIntegerToFloat"):
+            self._outline_linear(node)
+        for node in self.nodes("GroupQueryAttention"):
+            self._outline_attention(node)
+        self._outline_embedding()
+
+    # --- the groups: what they are given and what they give ---
+
+    def _outline_candidates(self) -> None:
+        outputs = [self.output(name) for name in (names.CANDIDATE_SCORES, names.CANDIDATE_IDS)]
+        count = ir.AttrInt64("count", self.shape.candidates)
+        self._outline("Candidates", [self.output(names.LOGITS)], outputs, [count])
+
+    def _outline_head(self) -> None:
+        for product in self.nodes("QGemm"):
+            source = _quantised_source(producer(product.inputs[0], "Reshape"))
+            norm = producer(source, "LayerNormalization")
+            if norm is not None:
+                _, _, _, matrix, scales, _ = product.inputs
+                inputs = [*norm.inputs, matrix, scales]
+                logits = self.output(names.LOGITS)
+                self._outline("NormHead", inputs, [logits], [_epsilon(norm)])
+
+    def _outline_linear(self, product: ir.Node) -> None:
+        """A product with the norm before it if there is one, and with what follows it."""
+        source = _quantised_source(product)
+        scaled = only_consumer(product.outputs[0], "Mul")
+        if source is None or scaled is None:
+            return
+        norm = producer(source, "LayerNormalization")
+        _, matrix, _, scales, _ = product.inputs
+        given = [source] if norm is None else [*norm.inputs]
+        attributes = [] if norm is None else [_epsilon(norm)]
+        gelu = only_consumer(scaled.outputs[0], "FastGelu")
+        biased = gelu or only_consumer(scaled.outputs[0], "Add")
+        if biased is None:
+            return
+        inputs = [*given, matrix, scales, biased.inputs[1]]
+        if norm is not None:
+            name = "NormLinear" if gelu is None else "NormLinearGelu"
+            self._outline(name, inputs, [*biased.outputs], attributes)
+            return
+        total = only_consumer(biased.outputs[0], "Add")
+        if total is not None:
+            residual = next(value for value in total.inputs if value is not biased.outputs[0])
+            total.replace_input_with(0, biased.outputs[0])  # one order for all
+            total.replace_input_with(1, residual)
+            self._outline("LinearResidual", [*inputs, residual], [*total.outputs], [])
+
+    def _outline_attention(self, node: ir.Node) -> None:
+        given = [value for value in node.inputs if value is not None]
+        attributes = [
+            ir.AttrInt64("num_heads", self.shape.heads),
+            ir.AttrInt64("head_size", self.shape.head_size),
+        ]
+        self._outline("Attention", given, [*node.outputs], attributes)
+
+    def _outline_embedding(self) -> None:
+        ids, positions = (self.input(name) for name in (names.INPUT_IDS, names.POSITION_IDS))
+        of_tokens = [node for node in self.nodes("Gather") if node.inputs[1] is ids]
+        of_positions = [node for node in self.nodes("Gather") if node.inputs[1] is positions]
+        if len(of_tokens) == 2 and len(of_positions) == 1:
+            total = only_consumer(of_positions[0].outputs[0], "Add")
+            inputs = [ids, positions, *(n.inputs[0] for n in [*of_tokens, *of_positions])]
+            if total is not None:
+                self._outline("Embed", inputs, [*total.outputs], [])
+
+    # --- one group to one call ---
+
+    def _outline(
+        self,
+        name: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[ir.Value],
+        attributes: Sequence[ir.Attr],
+    ) -> None:
+        """Let a call of function `name` stand for the nodes between `inputs` and `outputs`."""
+        nodes = self._between(inputs, outputs)
+        body, signature = _body(nodes, inputs, outputs, self.model.opset_imports)
+        if signature != self._signatures.setdefault(name, signature):
+            raise ExportError(f"the calls of operator {name} would differ")
+        domain = names.OPERATOR_DOMAIN
+        declared = [ir.Attr(item.name, item.type, None) for item in attributes]
+        function = ir.Function(domain, name, graph=body, attributes=declared)
+        self.model.functions.setdefault(function.identifier(), function)
+        call = ir.Node(domain, name, inputs, attributes, num_outputs=len(outputs))
+        self.graph.insert_before(nodes[-1], call)
+        for old, new in zip(outputs, call.outputs, strict=True):
+            new.type, new.shape = old.type, old.shape
+            self.replace(old, new)
+        self.counts[name] += 1
+
+    def _between(
+        self, inputs: Sequence[ir.Value | None], outputs: Sequence[ir.Value]
+    ) -> list[ir.Node]:
+        found = set[ir.Node]()
+        queue = [*outputs]
+        while queue:
+            node = queue.pop().producer()
+            if node is not None and node not in found:
+                found.add(node)
+                queue += [value for value in node.inputs if value and value not in inputs]
+        return [node for node in self.graph if node in found]
+
+
+def _body(
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[ir.Value | None],
+    outputs: Sequence[ir.Value],
+    opset_imports: dict[str, int],
+) -> tuple[ir.Graph, str]:
+    """Nodes copied to a function's body, and a text that is the same for equal bodies."""
+    copies: dict[ir.Value, ir.Value] = {}
+    parameters = [ir.Value(name=f"input_{index}") for index in range(len(inputs))]
+    for value, parameter in zip(inputs, parameters, strict=True):
+        assert value is not None
+        copies[value] = parameter
+    if len(copies) != len(inputs):
+        raise ExportError("an operator is given one value twice")
+    body: list[ir.Node] = []
+    signature: list[str] = []
+
+    def copied(value: ir.Value | None) -> ir.Value | None:
+        if value is not None and value not in copies:
+            assert value.const_value is not None
+            constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)])
+            constant.outputs[0].name = f"constant_{len(body)}"
+            body.append(constant)
+            signature.append(f"{constant.outputs[0].name} = {value.const_value.numpy().tolist()}")
+            copies[value] = constant.outputs[0]
+        return None if value is None else copies[value]
+
+    for node in nodes:
+        given = [copied(value) for value in node.inputs]
+        attributes = [*node.attributes.values()]
+        copy = ir.Node(node.domain, node.op_type, given, attributes, num_outputs=len(node.outputs))
+        for index, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
+            new.name = f"value_{len(body)}_{index}"
+            copies[old] = new
+        body.append(copy)
+        attribute_texts = [str(item) for item in attributes]
+        signature.append(f"{node.op_type} {attribute_texts} {[v and v.name for v in given]}")
+    results = [copies[value] for value in outputs]
+    imports = dict(opset_imports)
+    return ir.Graph(parameters, results, nodes=body, opset_imports=imports), "\n".join(signature)
+
+
+def _quantised_source(node: ir.Node | None) -> ir.Value | None:
+    """What was quantised to the first input of `node`."""
+    quantize = producer(node.inputs[0], "QuantizeLinear") if node is not None else None
+    scaled = producer(quantize.inputs[0], "Mul") if quantize is not None else None
+    return scaled.inputs[0] if scaled is not None else None
+
+
+def _epsilon(norm: ir.Node) -> ir.Attr:
+    return ir.AttrFloat32("epsilon", norm.attributes.get_float("epsilon", 1e-5))
