@@ -71,6 +71,7 @@ class FakeSession:
     """
 
     shape = SHAPE
+    kernels = "fake"
     prompt_tokens = 40
     call_tokens = 100
 

@@ -14,6 +14,7 @@ from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.calls.intake import Intake
 from gpt2ja_onnx.calls.window import Window, aoutcome, outcome
 from gpt2ja_onnx.device.choice import open_session
+from gpt2ja_onnx.device.providers import ort
 from gpt2ja_onnx.device.threads import available_threads, started
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.worker import Worker
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.calls.window import Outcome
     from gpt2ja_onnx.device.base import Session
     from gpt2ja_onnx.device.choice import DeviceChoice
+    from gpt2ja_onnx.device.cpu.native import KernelChoice
     from gpt2ja_onnx.engine.scoring import ScoringJob
     from gpt2ja_onnx.request import Request
     from gpt2ja_onnx.results import Chunk, GenerationResult
@@ -54,6 +56,8 @@ class GPT2Ja:
         tokenizer: The bundle's tokenizer.
         device: What it runs on: ``cpu`` or ``cuda``.
         batch_size: Sequences that run at once, at most.
+        kernels: What computes the graph: ``avx512_vnni`` or ``avx2`` for native operators,
+            ``standard`` for onnxruntime's own, or ``cuda``.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class GPT2Ja:
         self.tokenizer = tokenizer
         self.device = device
         self.batch_size = batch_size
+        self.kernels = session.kernels
         engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
         self._worker = Worker(
             engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
@@ -92,6 +97,7 @@ class GPT2Ja:
         max_waiting: int = 16_384,
         max_waiting_tokens: int = 4_194_304,
         device: DeviceChoice = "auto",
+        kernels: KernelChoice = "auto",
         cuda_graphs: bool = True,
         verify_hashes: bool = False,
     ) -> Self:
@@ -107,6 +113,8 @@ class GPT2Ja:
             max_waiting_tokens: Prompt tokens that may wait, likewise.
             device: ``cpu``, ``cuda``, or ``auto``: the GPU for a bundle that is made for one, if
                 it can be used here, and the CPU otherwise.
+            kernels: On the CPU, ``auto`` runs native operators where they can, and ``off``
+                onnxruntime's own. The two round differently, so a seed may give another text.
             cuda_graphs: On a GPU, replay decoding from captured CUDA graphs.
             verify_hashes: Compare every file's SHA-256 with the manifest.
 
@@ -137,6 +145,7 @@ class GPT2Ja:
                 manifest,
                 threads=available_threads() if threads is None else threads,
                 device=device,
+                kernels=kernels,
                 cuda_graphs=cuda_graphs,
             )
         finally:
@@ -161,6 +170,11 @@ class GPT2Ja:
     def defaults(self) -> GenerationConfig:
         """The bundle's settings, which those that are not given take."""
         return self._intake.defaults
+
+    @property
+    def fingerprint(self) -> str:
+        """Names bundle, onnxruntime and kernels; where it is the same, so is a seed's text."""
+        return f"{self.manifest.digest}-ort{ort.__version__}-{self.kernels}"
 
     def __repr__(self) -> str:
         shape = self.manifest.shape

@@ -30,6 +30,9 @@ MOVE_TO = "to"
 MOVE_SHAPE = "shape"
 MOVED = "moved"
 
+# Of the functions that native operators stand in for.
+OPERATOR_DOMAIN = "gpt2ja"
+
 CachePart = Literal["key", "value"]
 CACHE_PARTS: tuple[CachePart, CachePart] = ("key", "value")
 

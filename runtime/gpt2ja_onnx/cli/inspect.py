@@ -27,11 +27,14 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     """Say what a bundle is, where it came from, what its verification found, and where it runs."""
     from gpt2ja_onnx.bundle.manifest import read_manifest
     from gpt2ja_onnx.device.choice import obstacles
+    from gpt2ja_onnx.device.cpu.native import native_operators
 
     directory = find_bundle(model)
     manifest = read_manifest(directory, verify_hashes=verify_hashes)
     places = obstacles(manifest)
-    here = _environment()
+    native = native_operators(manifest)
+    kernels = f"no: {native}" if isinstance(native, str) else native.instruction_set
+    here = _environment() | {"native operators": kernels}
     if format_ == "json":
         click.echo(to_json(asdict(manifest) | {"obstacles": places, "here": here}))
         return
@@ -85,8 +88,12 @@ def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:
 
 def _indented(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else value
-        yield f"  {name.replace('_', ' ') if '.' not in name else name}", shown
+        label = f"  {name.replace('_', ' ') if '.' not in name else name}"
+        if isinstance(value, dict):
+            yield label, ""
+            yield from ((f"  {inner}", shown) for inner, shown in _indented(value))
+        else:
+            yield label, f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _megabytes(size: int) -> str:

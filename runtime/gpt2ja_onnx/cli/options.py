@@ -106,6 +106,13 @@ def bundle_options(function: _F) -> _F:
             help="'auto': the GPU for a bundle that is made for one, if it can be used.",
         ),
         click.option(
+            "--kernels",
+            type=click.Choice(["auto", "off"]),
+            default="auto",
+            show_default=True,
+            help="'auto': native operators where they run; 'off': onnxruntime's own.",
+        ),
+        click.option(
             "--threads", type=int, help="Threads of one operator.  [default: what may be used]"
         ),
         click.option(

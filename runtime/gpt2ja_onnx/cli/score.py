@@ -41,6 +41,7 @@ def command(
     model: Path | None,
     threads: int | None,
     device: str,
+    kernels: str,
     quiet: bool,
     source: str | None,
     encoding: str,
@@ -64,7 +65,7 @@ def command(
     pending = iter(texts) if lines is None else (line.text for line in lines)
     at_once = 1 if source == "-" else _TEXTS_AT_ONCE  # a pipe's lines are answered one by one
     with (
-        load(model, quiet=quiet, threads=threads, device=device) as loaded,
+        load(model, quiet=quiet, threads=threads, device=device, kernels=kernels) as loaded,
         open_output(output) as file,
         progress(output, total, quiet=quiet) as advance,
     ):

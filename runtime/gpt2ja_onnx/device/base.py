@@ -31,6 +31,11 @@ class Session(Protocol):
         ...
 
     @property
+    def kernels(self) -> str:
+        """What computes the graph here; with other kernels a seed may give another text."""
+        ...
+
+    @property
     def prompt_tokens(self) -> int:
         """New tokens of a row that one call computes best; longer prompts go piece by piece."""
         ...

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from gpt2ja_onnx import log
 from gpt2ja_onnx.bundle.manifest import Device, Manifest
+from gpt2ja_onnx.device.cpu.native import KernelChoice
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.device.cuda.driver import driver_problem
 from gpt2ja_onnx.device.providers import ort
@@ -31,6 +32,7 @@ def open_session(
     *,
     threads: int,
     device: DeviceChoice = "auto",
+    kernels: KernelChoice = "auto",
     cuda_graphs: bool = True,
 ) -> tuple[Device, Session]:
     """Load a bundle's graph.
@@ -40,18 +42,22 @@ def open_session(
         manifest: Its manifest.
         threads: Threads of one operator on the CPU.
         device: ``auto`` takes the GPU for a bundle that is made for one, if it can be used.
+        kernels: On the CPU, ``auto`` runs native operators where they can, and ``off``
+            onnxruntime's own.
         cuda_graphs: Replay decoding from captured CUDA graphs.
 
     Returns:
         The device, and the session on it.
 
     Raises:
-        SettingError: There is no such device.
+        SettingError: There is no such device, or no such kernels.
         BundleError: onnxruntime cannot load the graph.
         ProviderError: The bundle cannot run on the device.
     """
     if device not in get_args(DeviceChoice):
         raise SettingError(f"device must be one of {get_args(DeviceChoice)}, not {device!r}")
+    if kernels not in get_args(KernelChoice):
+        raise SettingError(f"kernels must be one of {get_args(KernelChoice)}, not {kernels!r}")
     found = obstacles(manifest)
     if device == "auto":
         device = _best(manifest, found)
@@ -59,12 +65,15 @@ def open_session(
         raise ProviderError(f"{directory}: cannot run on {device}: {obstacle}")
     session: Session
     if device == "cpu":
-        session = CpuSession(directory, manifest, threads=threads)
+        session = CpuSession(directory, manifest, threads=threads, kernels=kernels)
     else:
         from gpt2ja_onnx.device.cuda.session import CudaSession
 
         session = CudaSession(directory, manifest, threads=threads, cuda_graphs=cuda_graphs)
-    log.info("opened %s: %s on %s, %d threads", directory, manifest.precision, device, threads)
+    log.info(
+        "opened %s: %s on %s with %s kernels, %d threads",
+        directory, manifest.precision, device, session.kernels, threads,
+    )  # fmt: skip
     return device, session
 
 

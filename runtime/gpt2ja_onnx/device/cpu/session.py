@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpt2ja_onnx import log
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.cpu.cache import CpuCache
 from gpt2ja_onnx.device.cpu.features import int8_products_saturate
+from gpt2ja_onnx.device.cpu.native import STANDARD, native_operators
 from gpt2ja_onnx.device.cpu.plan import Buffers, CpuPlan
 from gpt2ja_onnx.device.graph_file import check_inputs, environment, load_graph, session_options
 from gpt2ja_onnx.device.providers import ort
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import Manifest
+    from gpt2ja_onnx.device.cpu.native import KernelChoice
 
 
 # Of onnxruntime's two attentions on the CPU the plain one is faster for what runs here, single
@@ -34,6 +37,7 @@ class CpuSession:
         directory: The bundle's directory.
         manifest: Its manifest.
         threads: Threads of one operator.
+        kernels: ``auto`` runs native operators where they can; ``off`` onnxruntime's own.
 
     Raises:
         BundleError: onnxruntime cannot load the graph, or its tensors are not the contract's.
@@ -44,16 +48,27 @@ class CpuSession:
             all new ones, later ones included, so longer pieces cost more.
         call_tokens: As in the contract. More are not faster, and the attention's scores take more
             memory.
+        kernels: As in the contract: the native operators' instruction set, or ``standard``.
     """
 
     prompt_tokens = 128
     call_tokens = 512
 
-    def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, *, threads: int, kernels: KernelChoice = "auto"
+    ) -> None:
         self.manifest = manifest
         self.shape = manifest.shape
         options = session_options(threads)
-        if manifest.quantization and int8_products_saturate():
+        native = native_operators(manifest, kernels)
+        if not isinstance(native, str):
+            self.kernels = native.instruction_set
+            options.register_custom_ops_library(str(native.path))
+        else:
+            self.kernels = STANDARD
+            if manifest.precision in ("int8", "int4"):
+                log.info("%s: native operators do not run: %s", directory, native)
+        if self.kernels == STANDARD and manifest.quantization and int8_products_saturate():
             # onnxruntime replaces int8 weights by uint8 ones, whose products are exact, in one of
             # its extended optimisations.
             options.add_session_config_entry("session.x64quantprecision", "1")

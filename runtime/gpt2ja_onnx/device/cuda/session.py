@@ -48,6 +48,7 @@ class CudaSession:
         SettingError: `threads` is below 1.
     """
 
+    kernels = "cuda"
     prompt_tokens = 2048
     call_tokens = 2048
 
