@@ -29,7 +29,7 @@ def outline_operators(model: ir.Model, shape: ModelShape, precision: Precision) 
     Args:
         model: A fused graph with an int8 cache, and weights in int8 or int4.
         shape: Of the model; it says how many calls there must be.
-        precision: Of its layers' weights; in int4 their products stay onnxruntime's own.
+        precision: Of its layers' weights.
 
     Returns:
         How often each function is called.
@@ -41,8 +41,9 @@ def outline_operators(model: ir.Model, shape: ModelShape, precision: Precision) 
     outliner.run()
     layers = shape.layers
     expected = {"Embed": 1, "Attention": layers, "NormHead": 1, "Candidates": 1}
-    if precision == "int8":
-        expected |= {"NormLinear": layers, "NormLinearGelu": layers, "LinearResidual": 2 * layers}
+    suffix = "Int4" if precision == "int4" else ""
+    linears = {"NormLinear": layers, "NormLinearGelu": layers, "LinearResidual": 2 * layers}
+    expected |= {f"{name}{suffix}": count for name, count in linears.items()}
     if outliner.counts != expected:
         raise ExportError(f"operators {dict(outliner.counts)} were found, expected {expected}")
     model.opset_imports[names.OPERATOR_DOMAIN] = 1
@@ -64,7 +65,12 @@ class _Outliner(GraphEditor):
         self._outline_candidates()
         self._outline_head()
         for node in self.nodes("MatMulIntegerToFloat"):
-            self._outline_linear(node)
+            _, matrix, _, scales, _ = node.inputs
+            scaled = only_consumer(node.outputs[0], "Mul")
+            self._outline_linear(_quantised_source(node), [matrix, scales], scaled, "")
+        for node in self.nodes("MatMulNBits"):
+            source, *weights = node.inputs
+            self._outline_linear(source, weights, node, "Int4")
         for node in self.nodes("GroupQueryAttention"):
             self._outline_attention(node)
         self._outline_embedding()
@@ -86,31 +92,38 @@ class _Outliner(GraphEditor):
                 logits = self.output(names.LOGITS)
                 self._outline("NormHead", inputs, [logits], [_epsilon(norm)])
 
-    def _outline_linear(self, product: ir.Node) -> None:
-        """A product with the norm before it if there is one, and with what follows it."""
-        source = _quantised_source(product)
-        scaled = only_consumer(product.outputs[0], "Mul")
-        if source is None or scaled is None:
+    def _outline_linear(
+        self,
+        source: ir.Value | None,
+        weights: Sequence[ir.Value | None],
+        product: ir.Node | None,
+        suffix: str,
+    ) -> None:
+        """`product` of `source` with the norm before it, if there is one, and what follows it."""
+        if source is None or product is None:
             return
         norm = producer(source, "LayerNormalization")
-        _, matrix, _, scales, _ = product.inputs
         given = [source] if norm is None else [*norm.inputs]
         attributes = [] if norm is None else [_epsilon(norm)]
-        gelu = only_consumer(scaled.outputs[0], "FastGelu")
-        biased = gelu or only_consumer(scaled.outputs[0], "Add")
+        sizes = (product.attributes.get(name) for name in ("K", "N"))  # of int4
+        attributes += [size for size in sizes if size is not None]
+        gelu = only_consumer(product.outputs[0], "FastGelu")
+        biased = gelu or only_consumer(product.outputs[0], "Add")
         if biased is None:
             return
-        inputs = [*given, matrix, scales, biased.inputs[1]]
+        inputs = [*given, *weights, biased.inputs[1]]
         if norm is not None:
             name = "NormLinear" if gelu is None else "NormLinearGelu"
-            self._outline(name, inputs, [*biased.outputs], attributes)
+            self._outline(f"{name}{suffix}", inputs, [*biased.outputs], attributes)
             return
         total = only_consumer(biased.outputs[0], "Add")
         if total is not None:
             residual = next(value for value in total.inputs if value is not biased.outputs[0])
             total.replace_input_with(0, biased.outputs[0])  # one order for all
             total.replace_input_with(1, residual)
-            self._outline("LinearResidual", [*inputs, residual], [*total.outputs], [])
+            self._outline(
+                f"LinearResidual{suffix}", [*inputs, residual], [*total.outputs], attributes
+            )
 
     def _outline_attention(self, node: ir.Node) -> None:
         given = [value for value in node.inputs if value is not None]
@@ -141,7 +154,8 @@ class _Outliner(GraphEditor):
     ) -> None:
         """Let a call of function `name` stand for the nodes between `inputs` and `outputs`."""
         nodes = self._between(inputs, outputs)
-        body, signature = _body(nodes, inputs, outputs, self.model.opset_imports)
+        declared_names = {item.name for item in attributes}
+        body, signature = _body(nodes, inputs, outputs, declared_names, self.model.opset_imports)
         if signature != self._signatures.setdefault(name, signature):
             raise ExportError(f"the calls of operator {name} would differ")
         domain = names.OPERATOR_DOMAIN
@@ -172,9 +186,13 @@ def _body(
     nodes: Sequence[ir.Node],
     inputs: Sequence[ir.Value | None],
     outputs: Sequence[ir.Value],
+    attributes: set[str],
     opset_imports: dict[str, int],
 ) -> tuple[ir.Graph, str]:
-    """Nodes copied to a function's body, and a text that is the same for equal bodies."""
+    """Nodes copied to a function's body, and a text that is the same for equal bodies.
+
+    Attributes of the nodes that are among the function's `attributes` take the call's values.
+    """
     copies: dict[ir.Value, ir.Value] = {}
     parameters = [ir.Value(name=f"input_{index}") for index in range(len(inputs))]
     for value, parameter in zip(inputs, parameters, strict=True):
@@ -197,14 +215,16 @@ def _body(
 
     for node in nodes:
         given = [copied(value) for value in node.inputs]
-        attributes = [*node.attributes.values()]
-        copy = ir.Node(node.domain, node.op_type, given, attributes, num_outputs=len(node.outputs))
+        own = [
+            ir.RefAttr(item.name, item.name, item.type) if item.name in attributes else item
+            for item in node.attributes.values()
+        ]
+        copy = ir.Node(node.domain, node.op_type, given, own, num_outputs=len(node.outputs))
         for index, (old, new) in enumerate(zip(node.outputs, copy.outputs, strict=True)):
             new.name = f"value_{len(body)}_{index}"
             copies[old] = new
         body.append(copy)
-        attribute_texts = [str(item) for item in attributes]
-        signature.append(f"{node.op_type} {attribute_texts} {[v and v.name for v in given]}")
+        signature.append(f"{node.op_type} {[*map(str, own)]} {[v and v.name for v in given]}")
     results = [copies[value] for value in outputs]
     imports = dict(opset_imports)
     return ir.Graph(parameters, results, nodes=body, opset_imports=imports), "\n".join(signature)

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct Chunk Chunk;
 
@@ -21,5 +22,14 @@ void arena_give_back(Block block);
 uint64_t arena_bytes(void);
 
 static inline size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* The next part of a block: `count` numbers of 4 bytes, the first `given` of them `source`'s, the
+ * others 0. */
+static inline void *arena_part(char **next, size_t count, const void *source, size_t given) {
+    char *target = *next;
+    *next += aligned(count * 4);
+    memset(target, 0, count * 4);
+    return given ? memcpy(target, source, given * 4) : target;
+}
 
 #endif

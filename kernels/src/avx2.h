@@ -74,3 +74,33 @@ INLINE Weights load_pair(const int8_t *first, const int8_t *second) {
 }
 
 INLINE Sums dot_pair(Sums sums, Weights pair, uint32_t word) { return dot(sums, pair, word); }
+
+/* Products of half bytes and bytes, 16 columns of four inputs: pmaddubsw, whose 16-bit sums hold a
+ * block, since 8 × 2 × 15 × 127 < 32768. */
+typedef Sums Partial;
+typedef Sums Nibbles;
+
+INLINE Partial no_partial(void) { return no_sums(); }
+
+INLINE void load_nibbles(const uint8_t *source, Nibbles *low, Nibbles *high) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        __m256i bytes = _mm256_loadu_si256((const __m256i *)source + i);
+        low->half[i] = _mm256_and_si256(bytes, mask);
+        high->half[i] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    }
+}
+
+INLINE Partial dot_nibbles(Partial sums, Nibbles weights, uint32_t word) {
+    __m256i activations = _mm256_set1_epi32((int32_t)word);
+    for (int i = 0; i < 2; i++)
+        sums.half[i] = _mm256_add_epi16(sums.half[i],
+                                        _mm256_maddubs_epi16(weights.half[i], activations));
+    return sums;
+}
+
+INLINE i32x16 whole_partial(Partial sums) {
+    for (int i = 0; i < 2; i++)
+        sums.half[i] = _mm256_madd_epi16(sums.half[i], _mm256_set1_epi16(1));
+    return whole(sums);
+}

@@ -72,6 +72,21 @@ INLINE Sums add_products(Sums sums, Pairs a, Pairs b) {
     for (int i = 0; i < 32; i++) sums.lane[i / 2] += a.lane[i] * b.lane[i];
     return sums;
 }
+typedef Sums Partial;
+typedef Weights Nibbles;
+
+INLINE void load_nibbles(const uint8_t *source, Nibbles *low, Nibbles *high) {
+    for (int i = 0; i < 64; i++) {
+        low->byte[i] = source[i] & 15;
+        high->byte[i] = source[i] >> 4;
+    }
+}
+
+INLINE Partial dot_nibbles(Partial sums, Nibbles weights, uint32_t word) {
+    for (int i = 0; i < 64; i++)
+        sums.lane[i / 4] += weights.byte[i] * (int32_t)(int8_t)(word >> 8 * (i % 4));
+    return sums;
+}
 #else
 typedef __m512i Sums;
 typedef __m512i Weights;
@@ -99,7 +114,23 @@ INLINE Pairs load_pair(const int8_t *first, const int8_t *second) {
 }
 INLINE Pairs splat_pair(uint32_t word) { return _mm512_set1_epi32((int32_t)word); }
 INLINE Sums add_products(Sums sums, Pairs a, Pairs b) { return _mm512_dpwssd_epi32(sums, a, b); }
+
+typedef __m512i Partial;
+typedef __m512i Nibbles;
+
+INLINE void load_nibbles(const uint8_t *source, Nibbles *low, Nibbles *high) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    __m512i bytes = _mm512_loadu_si512(source);
+    *low = _mm512_and_si512(bytes, mask);
+    *high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+}
+
+INLINE Partial dot_nibbles(Partial sums, Nibbles weights, uint32_t word) {
+    return _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32((int32_t)word));
+}
 #endif
+
+INLINE Partial no_partial(void) { return no_sums(); }
 
 INLINE i32x16 whole(Sums sums) {
     i32x16 value;
@@ -132,3 +163,5 @@ INLINE void four_dots(const int16_t *query, const int8_t *rows, size_t stride, i
 INLINE Sums dot_pair(Sums sums, Pairs pair, uint32_t word) {
     return add_products(sums, pair, splat_pair(word));
 }
+
+INLINE i32x16 whole_partial(Partial sums) { return whole(sums); }

@@ -3,11 +3,13 @@
 #include "candidates.h"
 #include "embedding.h"
 #include "linear.h"
+#include "linear4.h"
 #include "rows.h"
 
 #define KERNELS(set)                                                                         \
     {                                                                                        \
         .name = set, .group = GROUP, .panel = PANEL, .pack = pack, .quantize = quantize,      \
-        .multiply = multiply, .store = store_cache, .attend = attend, .embed = embed,        \
+        .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4,                   \
+        .multiply4 = multiply4, .store = store_cache, .attend = attend, .embed = embed,        \
         .best = best,                                                                        \
     }

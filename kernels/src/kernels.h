@@ -26,6 +26,26 @@ typedef struct {
     int32_t *sums;   /* what an unsigned activation's offset adds to each column */
 } Linear;
 
+/* An int4 matrix with a scale and a zero point for each BLOCK4 inputs of a column. */
+typedef struct {
+    int inputs, outputs; /* inputs: a multiple of BLOCK4 */
+    uint8_t *weights;    /* packed, see linear4.h */
+    float *bias;         /* padded to whole panels */
+} Linear4;
+
+enum { BLOCK4 = 32, PANEL4 = 16 };
+
+/* A block of activations: quantised in steps of largest / 127, and the sum of the quantised. */
+typedef struct {
+    float step, sum;
+} Scale4;
+
+/* Activations of a row for an int4 matrix. */
+typedef struct {
+    uint32_t *words; /* four int8 each */
+    Scale4 *scales;  /* of each block */
+} Row4;
+
 /* One layer's attention over an int8 cache. */
 typedef struct {
     int heads, head_size, capacity;
@@ -48,6 +68,14 @@ typedef struct {
     /* Panels `first` to `last` of `rows` quantised rows times the matrix. */
     void (*multiply)(const Linear *linear, const uint32_t *words, const float *largest, int rows,
                      int first, int last, Epilogue epilogue, const float *residual, float *output);
+    /* The same for int4. Weights as in MatMulNBits of onnxruntime: (outputs, blocks, 16) bytes with
+     * the even inputs in the low halves, scales (outputs, blocks), zero points (outputs, half the
+     * blocks, rounded up). */
+    void (*pack4)(const Linear4 *linear, const uint8_t *weights, const float *scales,
+                  const uint8_t *zeros);
+    void (*quantize4)(const float *source, const Norm *norm, int width, float *scratch, Row4 row);
+    void (*multiply4)(const Linear4 *linear, Row4 rows, int count, int first, int last,
+                      Epilogue epilogue, const float *residual, float *output);
     /* Quantise `size` floats to the cache. */
     void (*store)(const float *source, int size, float scale, int8_t *target);
     /* One head's queries number `first` to `last` of consecutive positions; query i sees `length`
@@ -83,6 +111,14 @@ static inline size_t packed_bytes(const Kernels *kernels, int inputs, int output
     size_t groups = (size_t)(inputs + kernels->group - 1) / (size_t)kernels->group;
     return groups * (size_t)kernels->group * (size_t)panels(kernels, outputs) *
            (size_t)kernels->panel;
+}
+
+static inline int panels4(int outputs) { return (outputs + PANEL4 - 1) / PANEL4; }
+
+/* Bytes of a packed int4 matrix: for each block of a panel its scales, zero points and weights. */
+enum { BLOCK4_BYTES = PANEL4 * (4 + 1 + BLOCK4 / 2) };
+static inline size_t packed4_bytes(int inputs, int outputs) {
+    return (size_t)(inputs / BLOCK4) * (size_t)panels4(outputs) * BLOCK4_BYTES;
 }
 
 /* Queries that are computed together, and the bytes that they need for it. */

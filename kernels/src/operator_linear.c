@@ -3,14 +3,13 @@
 #include <string.h>
 
 #include "arena.h"
+#include "form.h"
 #include "operator.h"
 #include "register.h"
 
 enum { ROWS = 96 };      /* of a task: their activations stay in the cache beside a panel */
 enum { TASKS = 16 };     /* that the panels are cut into, at most */
 enum { FEW_ROWS = 4 };   /* are quantised by the calling thread */
-
-typedef enum { NORM = 1, GELU_AFTER = 2, ADDS = 4, BIAS = 8, TRANSPOSED = 16 } Form;
 
 typedef struct {
     Operator base;
@@ -32,15 +31,6 @@ static void destroy(void *kernel) {
     LinearKernel *self = kernel;
     arena_give_back(self->block);
     free(self);
-}
-
-/* The next part of a block: `count` numbers of 4 bytes, `source`'s first. */
-static void *part(char **next, size_t count, const Tensor *source) {
-    char *target = *next;
-    *next += aligned(count * 4);
-    memset(target, 0, count * 4);
-    if (source != NULL) memcpy(target, source->data, (size_t)source->size * 4);
-    return target;
 }
 
 /* Reads the weights and packs them. */
@@ -75,12 +65,14 @@ static OrtStatus *fill(LinearKernel *self, const OrtKernelInfo *info) {
     if (next == NULL) return out_of_memory(api);
     linear->weights = (int8_t *)next;
     next += packed;
-    linear->scales = part(&next, columns, &scales);
-    linear->bias = part(&next, columns, self->form & BIAS ? &bias : NULL);
-    linear->sums = part(&next, columns, NULL);
+    linear->scales = arena_part(&next, columns, scales.data, (size_t)scales.size);
+    linear->bias = self->form & BIAS
+                       ? arena_part(&next, columns, bias.data, (size_t)bias.size)
+                       : arena_part(&next, columns, NULL, 0);
+    linear->sums = arena_part(&next, columns, NULL, 0);
     if (self->form & NORM) {
-        self->norm.gamma = part(&next, rows, &gamma);
-        self->norm.beta = part(&next, rows, &beta);
+        self->norm.gamma = arena_part(&next, rows, gamma.data, (size_t)gamma.size);
+        self->norm.beta = arena_part(&next, rows, beta.data, (size_t)beta.size);
     }
     for (int i = 0; i < linear->outputs; i++) linear->scales[i] *= 1 / 127.0f;
     kernels->pack(linear, weights.data, transposed ? 1 : (size_t)linear->outputs,
@@ -111,10 +103,9 @@ static void multiply_task(void *data, size_t index) {
     size_t end = begin + (size_t)call->rows_per_task;
     if (end > (size_t)call->rows) end = (size_t)call->rows;
     size_t outputs = begin * (size_t)linear->outputs;
-    Epilogue epilogue = self->form & GELU_AFTER ? GELU : self->form & ADDS ? RESIDUAL : PLAIN;
     kernels->multiply(linear, call->words + begin * (size_t)row_words(kernels, linear->inputs),
                       call->largest + begin, (int)(end - begin), count * part / call->parts,
-                      count * (part + 1) / call->parts, epilogue,
+                      count * (part + 1) / call->parts, epilogue_of(self->form),
                       call->residual == NULL ? NULL : call->residual + outputs,
                       call->output + outputs);
 }
@@ -138,31 +129,18 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     const LinearKernel *self = kernel;
     const OrtApi *api = self->base.api;
     const Linear *linear = &self->linear;
-    Tensor source, residual;
-    TRY(read_input(api, context, 0, &source));
-    if (source.rank < 1 || source.dims[source.rank - 1] != linear->inputs)
-        return invalid(api, "the rows are not as wide as the matrix has inputs");
-    int64_t rows = source.size / linear->inputs;
-    if (rows > 1 << 24) return invalid(api, "there are too many rows");
-    Call call = {.kernel = self, .source = source.data, .rows = (int)rows};
-    int64_t dims[4];
-    memcpy(dims, source.dims, sizeof dims);
-    dims[source.rank - 1] = linear->outputs;
-    if (self->form & ADDS) {
-        TRY(read_input(api, context, 4, &residual));
-        if (residual.size != rows * linear->outputs)
-            return invalid(api, "the residual's shape is not the product's");
-        call.residual = residual.data;
-    }
-    TRY(make_output(api, context, 0, dims, source.rank, &call.output));
+    Call call = {.kernel = self};
+    TRY(read_rows(api, context, self->form, 4, linear->inputs, linear->outputs, &call.source,
+                  &call.residual, &call.output, &call.rows));
     count_call();
-    if (rows == 0) return NULL;
+    if (call.rows == 0) return NULL;
+    size_t rows = (size_t)call.rows;
     size_t row_bytes = (size_t)padded(linear->inputs) * (sizeof(float) + sizeof(uint32_t));
-    call.scratch = aligned_alloc(64, (size_t)rows * row_bytes +
-                                         ((size_t)rows * sizeof(float) + 63) / 64 * 64);
+    call.scratch = aligned_alloc(64, rows * row_bytes +
+                                         aligned(rows * sizeof(float)));
     if (call.scratch == NULL) return out_of_memory(api);
-    call.words = (uint32_t *)(call.scratch + (size_t)rows * (size_t)padded(linear->inputs));
-    call.largest = (float *)(call.words + (size_t)rows * (size_t)padded(linear->inputs));
+    call.words = (uint32_t *)(call.scratch + rows * (size_t)padded(linear->inputs));
+    call.largest = (float *)(call.words + rows * (size_t)padded(linear->inputs));
     OrtStatus *status = run(self, context, &call);
     free(call.scratch);
     return status;

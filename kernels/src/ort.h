@@ -12,7 +12,7 @@
 
 enum { ORT_API = 17 };
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6, ORT_INT64 = 7 };
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_INT64 = 7 };
 
 typedef struct OrtCustomOp OrtCustomOp;
 typedef struct OrtStatus OrtStatus;

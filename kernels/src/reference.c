@@ -31,6 +31,7 @@ static int whole(float value, int low, int high) {
     return value > (float)high ? high : (int)rintf(value);
 }
 
+/* To whole numbers; returns the row's largest absolute value. */
 static float quantize(const float *source, const Norm *norm, int width, float *scratch,
                       uint32_t *words) {
     if (norm != NULL) {
@@ -65,6 +66,58 @@ static void multiply(const Linear *linear, const uint32_t *words, const float *l
             for (int i = 0; i < linear->inputs; i++) sum += weights[i] * (int32_t)row[i];
             float value = (float)sum * linear->scales[column] * largest[r] + linear->bias[column];
             size_t place = (size_t)r * (size_t)linear->outputs + (size_t)column;
+            if (epilogue == GELU) value = gelu(value);
+            if (epilogue == RESIDUAL) value += residual[place];
+            output[place] = value;
+        }
+}
+
+/* (outputs, inputs) bytes with zero points taken off, then (outputs, blocks) scales. */
+static void pack4(const Linear4 *linear, const uint8_t *weights, const float *scales,
+                  const uint8_t *zeros) {
+    size_t blocks = (size_t)linear->inputs / BLOCK4, count = blocks * (size_t)linear->outputs;
+    int8_t *target = (int8_t *)linear->weights;
+    for (size_t i = 0; i < count * BLOCK4; i++) {
+        size_t block = i / BLOCK4 % blocks, column = i / BLOCK4 / blocks;
+        int zero = zeros[column * ((blocks + 1) / 2) + block / 2] >> 4 * (block % 2) & 15;
+        target[i] = (int8_t)((weights[i / 2] >> 4 * (i % 2) & 15) - zero);
+    }
+    memcpy(target + count * BLOCK4, scales, count * sizeof *scales);
+}
+
+static void quantize4(const float *source, const Norm *norm, int width, float *scratch,
+                      Row4 row) {
+    uint32_t values[4096];
+    if (norm != NULL) {
+        quantize(source, norm, width, scratch, values);
+        source = scratch;
+    }
+    for (int i = 0; i < width; i += BLOCK4) {
+        Scale4 *scale = row.scales + i / BLOCK4;
+        *scale = (Scale4){quantize(source + i, NULL, BLOCK4, NULL, values) / 127, 0};
+        for (int j = 0; j < BLOCK4; j++) {
+            ((int8_t *)row.words)[i + j] = (int8_t)(int32_t)values[j];
+            scale->sum += (float)(int32_t)values[j];
+        }
+    }
+}
+
+static void multiply4(const Linear4 *linear, Row4 rows, int count, int first, int last,
+                      Epilogue epilogue, const float *residual, float *output) {
+    size_t inputs = (size_t)linear->inputs, blocks = inputs / BLOCK4;
+    const int8_t *weights = (const int8_t *)linear->weights;
+    const float *scales = (const float *)(weights + inputs * (size_t)linear->outputs);
+    for (int r = 0; r < count; r++)
+        for (size_t column = (size_t)first * PANEL4;
+             column < (size_t)last * PANEL4 && column < (size_t)linear->outputs; column++) {
+            const int8_t *row = (const int8_t *)rows.words + (size_t)r * inputs;
+            double total = 0;
+            for (size_t i = 0; i < inputs; i++)
+                total += (double)row[i] * weights[column * inputs + i] *
+                         scales[column * blocks + i / BLOCK4] *
+                         rows.scales[(size_t)r * blocks + i / BLOCK4].step;
+            float value = (float)total + linear->bias[column];
+            size_t place = (size_t)r * (size_t)linear->outputs + column;
             if (epilogue == GELU) value = gelu(value);
             if (epilogue == RESIDUAL) value += residual[place];
             output[place] = value;
@@ -122,5 +175,5 @@ static void best(const float *scores, int size, int count, float *best_scores,
 
 const Kernels kernels_reference = {
     .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
-    .multiply = multiply, .store = store, .attend = attend, .embed = embed, .best = best,
+    .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4, .store = store, .attend = attend, .embed = embed, .best = best,
 };

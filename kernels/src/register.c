@@ -28,7 +28,8 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
     static const OrtCustomOp *const operators[] = {
         &operator_embed,           &operator_norm_linear, &operator_norm_linear_gelu,
         &operator_linear_residual, &operator_attention,   &operator_norm_head,
-        &operator_candidates,
+        &operator_candidates,      &operator_norm_linear_int4,
+        &operator_norm_linear_gelu_int4, &operator_linear_residual_int4,
     };
     static OrtCustomOpDomain *domain; /* for the process: sessions keep pointers to it */
     if (domain == NULL) {

@@ -32,20 +32,51 @@ static void normalise(const float *source, const Norm *norm, int width, float *t
     }
 }
 
-static float quantize(const float *source, const Norm *norm, int width, float *scratch,
-                      uint32_t *words) {
+/* The normed row, whole vectors long; it may be the source itself. */
+static const float *prepared(const float *source, const Norm *norm, int width, float *scratch) {
     if (norm != NULL) {
         normalise(source, norm, width, scratch);
-        source = scratch;
-    } else if (width % 16) {
-        memset(scratch + width / 16 * 16, 0, 16 * sizeof *scratch);
-        source = memcpy(scratch, source, (size_t)width * sizeof *source);
+        return scratch;
     }
+    if (width % 16 == 0) return source;
+    memset(scratch + width / 16 * 16, 0, 16 * sizeof *scratch);
+    return memcpy(scratch, source, (size_t)width * sizeof *source);
+}
+
+static float largest_of(const float *source, int width) {
     i32x16 most = {0}; /* as whole numbers, absolute floats keep their order, and NaN is above */
     for (int i = 0; i < width; i += 16) most = larger(most, as_int(load(source + i)) & INT32_MAX);
-    float largest = float_of_bits(largest_whole(most));
+    return float_of_bits(largest_whole(most));
+}
+
+INLINE i32x16 quantized(const float *source, float factor) {
+    return clamp(nearest(load(source) * factor), -127, 127);
+}
+
+static float quantize(const float *source, const Norm *norm, int width, float *scratch,
+                      uint32_t *words) {
+    source = prepared(source, norm, width, scratch);
+    float largest = largest_of(source, width);
     float factor = largest == 0 ? 0 : 127.0f / largest;
     for (int i = 0; i < width; i += 16)
-        store_words(clamp(nearest(load(source + i) * factor), -127, 127), words + i / GROUP);
+        store_words(quantized(source + i, factor), words + i / GROUP);
     return largest;
+}
+
+/* For int4: signed bytes, with a step for each block. */
+static void quantize4(const float *source, const Norm *norm, int width, float *scratch,
+                      Row4 row) {
+    source = prepared(source, norm, width, scratch);
+    for (int i = 0; i < width; i += BLOCK4) {
+        float largest = largest_of(source + i, BLOCK4);
+        float factor = largest == 0 ? 0 : 127.0f / largest;
+        i32x16 total = {0};
+        for (int half = 0; half < BLOCK4; half += 16) {
+            i32x16 values = quantized(source + i + half, factor);
+            i8x16 bytes = __builtin_convertvector(values, i8x16);
+            memcpy(row.words + (i + half) / 4, &bytes, sizeof bytes);
+            total += values;
+        }
+        row.scales[i / BLOCK4] = (Scale4){largest * (1 / 127.0f), (float)sum_whole(total)};
+    }
 }

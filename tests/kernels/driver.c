@@ -117,6 +117,62 @@ static void try_linear(const Kernels *kernels) {
     free(weights), free(found), free(expected), free(single);
 }
 
+static float *multiplied4(const Kernels *kernels, int rows, int inputs, int outputs,
+                          const float *source, const Norm *norm, const uint8_t *weights,
+                          const float *scales, const uint8_t *zeros, const float *bias,
+                          Epilogue epilogue, const float *residual) {
+    size_t blocks = (size_t)inputs / BLOCK4;
+    Linear4 linear = {inputs, outputs, memory(packed4_bytes(inputs, outputs) * 2),
+                      calloc((size_t)panels4(outputs) * PANEL4, sizeof(float))};
+    memcpy(linear.bias, bias, (size_t)outputs * sizeof(float));
+    kernels->pack4(&linear, weights, scales, zeros);
+    Row4 quantised = {malloc((size_t)(rows * inputs)), malloc((size_t)rows * blocks * sizeof(Scale4))};
+    float *scratch = memory((size_t)inputs * 4);
+    for (size_t r = 0; r < (size_t)rows; r++) {
+        Row4 row = {quantised.words + r * (size_t)inputs / 4, quantised.scales + r * blocks};
+        kernels->quantize4(source + r * (size_t)inputs, norm, inputs, scratch, row);
+    }
+    float *output = malloc((size_t)(rows * outputs) * 4);
+    int cut = between(0, panels4(outputs));
+    kernels->multiply4(&linear, quantised, rows, 0, cut, epilogue, residual, output);
+    kernels->multiply4(&linear, quantised, rows, cut, panels4(outputs), epilogue, residual, output);
+    free(linear.weights), free(linear.bias), free(quantised.words), free(quantised.scales);
+    free(scratch);
+    return output;
+}
+
+static void try_linear4(const Kernels *kernels) {
+    int rows = between(1, 9), inputs = BLOCK4 * between(1, 8), outputs = between(1, 70);
+    size_t blocks = (size_t)inputs / BLOCK4, columns = (size_t)outputs;
+    Epilogue epilogue = (Epilogue)between(PLAIN, RESIDUAL);
+    float *source = floats((size_t)(rows * inputs)), *scales = floats(columns * blocks);
+    float *gamma = floats((size_t)inputs), *beta = floats((size_t)inputs), *bias = floats(columns);
+    float *residual = floats((size_t)rows * columns);
+    uint8_t *weights = (uint8_t *)bytes(columns * blocks * BLOCK4 / 2);
+    uint8_t *zeros = (uint8_t *)bytes(columns * (blocks + 1) / 2 + columns);
+    if (!between(0, 3)) memset(weights, 255, columns * blocks * BLOCK4 / 2);
+    if (!between(0, 3)) /* the largest products there are */
+        for (int i = 0; i < rows * inputs; i++) source[i] = i % 7 ? 1 : -1;
+    for (size_t i = 0; i < columns * blocks; i++) scales[i] *= 1e-2f;
+    const float odd[] = {0, NAN, INFINITY, -INFINITY};
+    if (!between(0, 2)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
+    Norm norm = {gamma, beta, 1e-5f}, *given = between(0, 1) ? &norm : NULL;
+    const float *added = epilogue == RESIDUAL ? residual : NULL;
+    float *found = multiplied4(kernels, rows, inputs, outputs, source, given, weights, scales,
+                               zeros, bias, epilogue, added);
+    float *expected = multiplied4(&kernels_reference, rows, inputs, outputs, source, given, weights,
+                                  scales, zeros, bias, epilogue, added);
+    compare("linear4", kernels, found, expected, rows, outputs, given ? 0.3 : 1e-4);
+    int alone = between(0, rows - 1);
+    float *single = multiplied4(kernels, 1, inputs, outputs, source + alone * inputs, given,
+                                weights, scales, zeros, bias, epilogue,
+                                added ? added + alone * outputs : NULL);
+    if (memcmp(single, found + alone * outputs, columns * sizeof *single))
+        fail("linear4, a row alone", kernels, alone, 0, single[0], found[alone * outputs]);
+    free(source), free(scales), free(gamma), free(beta), free(bias), free(residual);
+    free(weights), free(zeros), free(found), free(expected), free(single);
+}
+
 static void try_attention(const Kernels *kernels) {
     int size = 16 * between(1, 6), count = between(1, QUERIES), length = between(1, 700);
     int capacity = length + count - 1 + between(0, 3);
@@ -179,6 +235,7 @@ int main(int argc, char **argv) {
         if (!processor_runs(tried[i])) continue;
         for (int round = 0; round < rounds; round++) {
             try_linear(tried[i]);
+            try_linear4(tried[i]);
             try_attention(tried[i]);
             try_store(tried[i]);
             try_best(tried[i]);

@@ -1,0 +1,149 @@
+/* NormLinearInt4, NormLinearGeluInt4 and LinearResidualInt4: an int4 matrix and what is around. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
+#include "form.h"
+#include "operator.h"
+#include "register.h"
+
+enum { TASKS = 16 };   /* that the panels are cut into, at most */
+enum { FEW_ROWS = 4 }; /* are quantised by the calling thread */
+
+typedef struct {
+    Operator base;
+    Form form;
+    Linear4 linear;
+    Norm norm;
+    Block block; /* that everything above points into */
+} Linear4Kernel;
+
+typedef struct {
+    const Linear4Kernel *kernel;
+    const float *source, *residual;
+    float *output, *scratch;
+    Row4 rows;
+    int count, parts;
+} Call;
+
+static void destroy(void *kernel) {
+    Linear4Kernel *self = kernel;
+    arena_give_back(self->block);
+    free(self);
+}
+
+/* Reads the weights and packs them. */
+static OrtStatus *fill(Linear4Kernel *self, const OrtKernelInfo *info) {
+    const OrtApi *api = self->base.api;
+    Linear4 *linear = &self->linear;
+    size_t index = 1;
+    Tensor gamma, beta, weights, scales, zeros, bias;
+    if (self->form & NORM) {
+        TRY(read_constant(api, info, index++, &gamma));
+        TRY(read_constant(api, info, index++, &beta));
+        TRY(ort_AttributeFloat(api)(info, "epsilon", &self->norm.epsilon));
+    }
+    TRY(read_constant(api, info, index++, &weights));
+    TRY(read_constant(api, info, index++, &scales));
+    TRY(read_constant(api, info, index++, &zeros));
+    TRY(read_constant(api, info, index++, &bias));
+    if (weights.rank != 3 || weights.dims[2] != BLOCK4 / 2 || weights.dims[0] < 1 ||
+        weights.dims[0] > 1 << 24 || weights.dims[1] < 1 || weights.dims[1] > 1 << 18)
+        return invalid(api, "the weights are not of shape (outputs, blocks, 16)");
+    int64_t blocks = weights.dims[1];
+    linear->outputs = (int)weights.dims[0];
+    linear->inputs = (int)blocks * BLOCK4;
+    if (scales.size != blocks * linear->outputs ||
+        zeros.size != (blocks + 1) / 2 * linear->outputs || bias.size != linear->outputs ||
+        (self->form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
+        return invalid(api, "the weights' sizes do not fit each other");
+    size_t columns = (size_t)panels4(linear->outputs) * PANEL4, rows = (size_t)linear->inputs;
+    size_t packed = aligned(packed4_bytes(linear->inputs, linear->outputs));
+    self->block = arena_take(packed + aligned(columns * 4) + 2 * aligned(rows * 4));
+    char *next = self->block.data;
+    if (next == NULL) return out_of_memory(api);
+    linear->weights = (uint8_t *)next;
+    next += packed;
+    linear->bias = arena_part(&next, columns, bias.data, (size_t)bias.size);
+    if (self->form & NORM) {
+        self->norm.gamma = arena_part(&next, rows, gamma.data, rows);
+        self->norm.beta = arena_part(&next, rows, beta.data, rows);
+    }
+    self->base.kernels->pack4(linear, weights.data, scales.data, zeros.data);
+    return NULL;
+}
+
+static void quantize_task(void *data, size_t row) {
+    const Call *call = data;
+    const Linear4Kernel *self = call->kernel;
+    size_t inputs = (size_t)self->linear.inputs;
+    Row4 target = {call->rows.words + row * inputs / 4, call->rows.scales + row * inputs / BLOCK4};
+    self->base.kernels->quantize4(call->source + row * inputs,
+                                  self->form & NORM ? &self->norm : NULL, (int)inputs,
+                                  call->scratch + row * inputs, target);
+}
+
+static void multiply_task(void *data, size_t index) {
+    const Call *call = data;
+    const Linear4Kernel *self = call->kernel;
+    int panels = panels4(self->linear.outputs), part = (int)index;
+    self->base.kernels->multiply4(&self->linear, call->rows, call->count,
+                                  panels * part / call->parts, panels * (part + 1) / call->parts,
+                                  epilogue_of(self->form), call->residual, call->output);
+}
+
+static OrtStatus *run(Call *call, OrtKernelContext *context) {
+    const OrtApi *api = call->kernel->base.api;
+    size_t count = (size_t)call->count;
+    if (call->count <= FEW_ROWS)
+        for (size_t row = 0; row < count; row++) quantize_task(call, row);
+    else
+        TRY(ort_ParallelFor(api)(context, quantize_task, count, 0, call));
+    int panels = panels4(call->kernel->linear.outputs);
+    call->parts = panels < TASKS ? panels : TASKS;
+    size_t parts = (size_t)call->parts;
+    return ort_ParallelFor(api)(context, multiply_task, parts, parts, call);
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+    const Linear4Kernel *self = kernel;
+    const OrtApi *api = self->base.api;
+    const Linear4 *linear = &self->linear;
+    Call call = {.kernel = self};
+    TRY(read_rows(api, context, self->form, 5, linear->inputs, linear->outputs, &call.source,
+                  &call.residual, &call.output, &call.count));
+    count_call();
+    if (call.count == 0) return NULL;
+    size_t rows = (size_t)call.count, inputs = (size_t)linear->inputs;
+    call.scratch = malloc(rows * (inputs * 5 + inputs / BLOCK4 * sizeof(Scale4)));
+    if (call.scratch == NULL) return out_of_memory(api);
+    call.rows.words = (uint32_t *)(call.scratch + rows * inputs);
+    call.rows.scales = (Scale4 *)(call.rows.words + rows * inputs / 4);
+    OrtStatus *status = run(&call, context);
+    free(call.scratch);
+    return status;
+}
+
+static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, Form form, void **kernel) {
+    Linear4Kernel *self = calloc(1, sizeof *self);
+    if (self == NULL) return out_of_memory(api);
+    self->base = (Operator){api, chosen_kernels()};
+    self->form = form;
+    OrtStatus *status = fill(self, info);
+    if (status != NULL)
+        destroy(self);
+    else
+        *kernel = self;
+    return status;
+}
+
+static const int norm_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_UINT8,
+                                 ORT_FLOAT, ORT_UINT8, ORT_FLOAT};
+static const int plain_types[] = {ORT_FLOAT, ORT_UINT8, ORT_FLOAT,
+                                  ORT_UINT8, ORT_FLOAT, ORT_FLOAT};
+static const int result[] = {ORT_FLOAT};
+
+DEFINE_OPERATOR(norm_linear_int4, "NormLinearInt4", norm_types, result, NORM | BIAS)
+DEFINE_OPERATOR(norm_linear_gelu_int4, "NormLinearGeluInt4", norm_types, result,
+                NORM | BIAS | GELU_AFTER)
+DEFINE_OPERATOR(linear_residual_int4, "LinearResidualInt4", plain_types, result, BIAS | ADDS)
