@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 )
 @click.option("--device", type=click.Choice(get_args(Device)), default="cpu", show_default=True)
 @click.option(
-    "--cache",
-    type=click.Choice(["int8", "float"]),
-    default="int8",
-    show_default=True,
-    help="Keys and values of int8 and int4: int8 decodes faster, float reads long prompts faster.",
-)
-@click.option(
     "--graph",
     type=click.Choice(get_args(Graph)),
     default="fused",

@@ -19,6 +19,7 @@ from gpt2ja_export.verify import Verification, as_dict, verify
 from gpt2ja_export.weight_sizes import weights_by_part
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.manifest import (
+    CACHE_TYPES,
     CacheType,
     Device,
     Graph,
@@ -55,7 +56,6 @@ _TOOLS = (
     "torch",
     "transformers",
 )
-_HALVES: dict[Precision, CacheType] = {"fp16": "float16", "bf16": "bfloat16"}
 _HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
@@ -88,9 +88,6 @@ class ExportSettings:
     Attributes:
         precision: Of the weights.
         device: Kind of device that the graph is made for.
-        cache: How a bundle in int8 or int4 keeps keys and values. ``int8`` takes a quarter of
-            the memory and decodes many rows and long texts faster; ``float`` reads long prompts
-            faster.
         graph: ``fused`` for this runtime; ``portable`` keeps Optimum's own graph and files.
         verify: Compare with PyTorch, and fail over the limits of the precision.
         eval_text: UTF-8 text on which perplexity is measured; None takes a short one.
@@ -100,7 +97,6 @@ class ExportSettings:
 
     precision: Precision = "int8"
     device: Device = "cpu"
-    cache: Literal["int8", "float"] = "int8"
     graph: Graph = "fused"
     verify: bool = True
     eval_text: Path | None = None
@@ -116,13 +112,6 @@ class ExportSettings:
             raise ExportError("bf16 runs on CUDA only; add --device cuda, or choose fp16")
         if self.graph == "portable" and self.precision != "fp32":
             raise ExportError(f"--graph portable is exported in fp32, not {self.precision}")
-
-    @property
-    def cache_dtype(self) -> CacheType:
-        """Of keys and values: those of an unquantised bundle are as its activations."""
-        if self.precision in ("int8", "int4") and self.cache == "int8":
-            return "int8"
-        return _HALVES.get(self.precision, "float32")
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -170,7 +159,7 @@ def export_bundle(
     report("opening the checkpoint")
     checkpoint = open_checkpoint(location, revision)
     check_apart(output, [checkpoint.path])  # the hub's cache, where that is it
-    shape = _shape(checkpoint.config, settings.cache_dtype)
+    shape = _shape(checkpoint.config, CACHE_TYPES[settings.precision])
     if settings.graph == "fused" and shape.head_size % _HEAD_GRAIN:
         raise ExportError(
             f"the fused attention takes heads of a multiple of {_HEAD_GRAIN}, not of "

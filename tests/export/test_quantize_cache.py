@@ -50,19 +50,15 @@ def with_outliers(directory: Path, size: float) -> GPT2LMHeadModel:
     return model
 
 
-@pytest.mark.parametrize(
-    ("precision", "kept", "bytes_a_number"),
-    [("fp32", "int8", 4), ("int8", "int8", 1), ("int8", "float", 4), ("int4", "int8", 1)],
-)
+@pytest.mark.parametrize(("precision", "bytes_a_number"), [("fp32", 4), ("int8", 1), ("int4", 1)])
 def test_a_cache_takes_a_quarter(
     make_checkpoint: Callable[..., Path],
     tmp_path: Path,
     precision: Any,
-    kept: Any,
     bytes_a_number: int,
 ) -> None:
     source = make_checkpoint(1, 64, 2)
-    settings = ExportSettings(precision=precision, cache=kept, verify=False)
+    settings = ExportSettings(precision=precision, verify=False)
     manifest = export_bundle(str(source), tmp_path / "out", settings)
     cache = CpuSession(tmp_path / "out", manifest, threads=1).new_cache()
     cache.reserve(3, 64, 0)

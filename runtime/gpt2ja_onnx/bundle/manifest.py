@@ -24,12 +24,12 @@ CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 Graph = Literal["fused", "portable"]
 Device = Literal["cpu", "cuda"]
 # How a bundle keeps keys and values, by the precision of its weights.
-_CACHE_TYPES: dict[Precision, tuple[CacheType, ...]] = {
-    "fp32": ("float32",),
-    "fp16": ("float16",),
-    "bf16": ("bfloat16",),
-    "int8": ("int8", "float32"),
-    "int4": ("int8", "float32"),
+CACHE_TYPES: dict[Precision, CacheType] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "int4": "int8",
 }
 _DEVICES: dict[Precision, tuple[Device, ...]] = {"fp16": ("cpu", "cuda"), "bf16": ("cuda",)}
 _MOST = 2**31 - 1  # what onnxruntime takes lengths in
@@ -240,9 +240,9 @@ def _check_values(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         _check_range(f"files.{_escaped(name)}.size", entry.size, 0, _MOST_BYTES)
     precision = manifest.precision
-    if shape.cache_dtype not in (expected := _CACHE_TYPES[precision]):
+    if shape.cache_dtype != (expected := CACHE_TYPES[precision]):
         raise BundleError(
-            f"shape.cache_dtype must be one of {expected} in {precision}, not {shape.cache_dtype!r}"
+            f"shape.cache_dtype must be {expected} in {precision}, not {shape.cache_dtype}"
         )
     if manifest.device not in (devices := _DEVICES.get(precision, ("cpu",))):
         raise BundleError(f"device must be one of {devices} in {precision}, not {manifest.device}")
