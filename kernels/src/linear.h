@@ -27,11 +27,30 @@ static void pack_group(const Linear *linear, const int8_t *weights, size_t row, 
             target[c * GROUP + i] = source[(size_t)i * row + (size_t)c * column];
 }
 
-/* The same for a whole group of whole columns, whose strides the compiler knows. */
-INLINE void pack_whole_group(const int8_t *source, size_t row, size_t column, int8_t *target) {
-    for (int c = 0; c < PANEL; c++)
-        for (int i = 0; i < GROUP; i++)
-            target[c * GROUP + i] = source[(size_t)i * row + (size_t)c * column];
+/* The same for whole groups and columns, of a matrix whose rows, or whose columns, lie whole. */
+static void pack_rows(const int8_t *source, size_t row, int8_t *target) {
+    for (int c = 0; c < PANEL; c += 16, source += 16, target += 16 * GROUP) {
+        __m128i rows[GROUP], *result = (__m128i *)target;
+        for (size_t i = 0; i < GROUP; i++)
+            rows[i] = _mm_loadu_si128((const __m128i *)(source + i * row));
+        __m128i low = _mm_unpacklo_epi8(rows[0], rows[1]);
+        __m128i high = _mm_unpackhi_epi8(rows[0], rows[1]);
+#if GROUP == 2
+        _mm_store_si128(result, low);
+        _mm_store_si128(result + 1, high);
+#else
+        __m128i low2 = _mm_unpacklo_epi8(rows[2], rows[3]);
+        __m128i high2 = _mm_unpackhi_epi8(rows[2], rows[3]);
+        _mm_store_si128(result, _mm_unpacklo_epi16(low, low2));
+        _mm_store_si128(result + 1, _mm_unpackhi_epi16(low, low2));
+        _mm_store_si128(result + 2, _mm_unpacklo_epi16(high, high2));
+        _mm_store_si128(result + 3, _mm_unpackhi_epi16(high, high2));
+#endif
+    }
+}
+
+static void pack_columns(const int8_t *source, size_t column, int8_t *target) {
+    for (int c = 0; c < PANEL; c++) memcpy(target + c * GROUP, source + (size_t)c * column, GROUP);
 }
 
 static void pack(const Linear *linear, const int8_t *weights, size_t row, size_t column,
@@ -46,9 +65,9 @@ static void pack(const Linear *linear, const int8_t *weights, size_t row, size_t
             if (!whole_columns || (group + 1) * GROUP > linear->inputs)
                 pack_group(linear, weights, row, column, group, panel * PANEL, target);
             else if (column == 1)
-                pack_whole_group(source, row, 1, target);
+                pack_rows(source, row, target);
             else
-                pack_whole_group(source, 1, column, target);
+                pack_columns(source, column, target);
         }
         int8_t *packed = linear->weights + (size_t)panel * (size_t)groups * GROUP_BYTES;
         int32_t *sums = linear->sums + panel * PANEL;
