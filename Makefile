@@ -75,7 +75,7 @@ gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA 
 $(GPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,bench,dev]"
+		--editable ".[gpu,export,train,bench,serve,dev]"
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
@@ -88,7 +88,7 @@ export-table: $(STAMP)  ## Measure an export in every precision
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,dev]"
 	touch $@
 
 clean:  ## Remove environments and build outputs
