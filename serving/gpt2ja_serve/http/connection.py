@@ -32,7 +32,7 @@ class Connection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
         self._head = 0  # bytes of the line and headers so far
-        self._in_head = True
+        self._in_head = False
         self._answered: Any = None  # the cycle that runs; the last one read may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -91,7 +91,6 @@ class Connection(HttpToolsProtocol):
         if self._arriving is not None:
             self._arriving.cancel()
             self._arriving = None
-        self._head, self._in_head = 0, True
         if not self.transport.is_closing():
             super().on_message_complete()
 
