@@ -121,7 +121,9 @@ def in_process(*options: str, environment: dict[str, str] | None = None) -> Iter
 
 def _client(url: str, keys: tuple[str, ...]) -> httpx.Client:
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-    return httpx.Client(base_url=url, timeout=60, headers=headers, trust_env=False)
+    # A connection that was kept may be closed while the next request is under way.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=url, timeout=60, headers=headers, trust_env=False, limits=limits)
 
 
 def _ready(client: httpx.Client) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -202,9 +203,9 @@ def test_no_usage_unless_asked_for(served: Running) -> None:
 def test_logprobs_are_the_models(served: Running) -> None:
     (result,) = served.model.generate(PROMPT, max_new_tokens=10, seed=3, logprobs=4)
     (score,) = served.model.score(PROMPT, best=4)
-    (choice,) = served.complete(
-        prompt=PROMPT, max_tokens=10, seed=3, logprobs=4, echo=True
-    ).json()["choices"]
+    (choice,) = served.complete(prompt=PROMPT, max_tokens=10, seed=3, logprobs=4, echo=True).json()[
+        "choices"
+    ]
     found, count = choice["logprobs"], score.tokens
     assert result.logprobs is not None
     expected = [*score.token_logprobs, *(entry.logprob for entry in result.logprobs)]
@@ -217,7 +218,7 @@ def test_logprobs_are_the_models(served: Running) -> None:
     text = choice["text"]
     assert text == PROMPT + result.text
     bounds = [*found["text_offset"], len(text)]
-    assert [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)] == found["tokens"]
+    assert [text[a:b] for a, b in itertools.pairwise(bounds)] == found["tokens"]
 
 
 def test_the_end_token_has_an_entry(served: Running) -> None:
