@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.serving.running import Running
 
 PROMPT = "近年の機械学習は"
+END = {"3": 100}  # a bias for the end token
 
 
 def test_a_text_is_that_of_the_model(served: Running) -> None:
@@ -69,8 +70,8 @@ def test_absent_settings_are_the_bundles_and_16_tokens(served: Running) -> None:
         ),
         ({"logit_bias": {"9": 5}}, {"logit_bias": {9: 5}}),
         ({"stop_token_ids": [9]}, {"eos_token_id": [3, 9]}),
-        ({"ignore_eos": True, "logit_bias": {"3": 100}}, {"eos_token_id": [], "logit_bias": {3: 100}}),
-        ({"min_tokens": 9, "logit_bias": {"3": 100}}, {"min_new_tokens": 9, "logit_bias": {3: 100}}),
+        ({"ignore_eos": True, "logit_bias": END}, {"eos_token_id": [], "logit_bias": END}),
+        ({"min_tokens": 9, "logit_bias": END}, {"min_new_tokens": 9, "logit_bias": END}),
         (
             {"use_beam_search": True, "best_of": 4, "length_penalty": 0.5},
             {"num_beams": 4, "do_sample": False, "length_penalty": 0.5},
@@ -130,7 +131,7 @@ def test_token_ids_on_request(served: Running) -> None:
     assert choice["token_ids"] == result.token_ids
     assert choice["prompt_token_ids"] == served.model.tokenizer.encode(PROMPT)
     parts = [event["choices"][0] for event in events(served, **body)]
-    assert sum((part["token_ids"] for part in parts), []) == result.token_ids
+    assert [token for part in parts for token in part["token_ids"]] == result.token_ids
     assert parts[0]["prompt_token_ids"] == choice["prompt_token_ids"]
 
 

@@ -52,6 +52,7 @@ def told(answer: Any, status: int) -> dict[str, Any]:
         ({"prompt": "朝", "max_tokens": 0}, 400, "max_tokens", "echo"),
         ({"prompt": "朝", "max_tokens": -1}, 400, "max_tokens", "at least 0"),
         ({"prompt": "朝", "logprobs": 21}, 400, "logprobs", "at most 20"),
+        ({"prompt": "朝", "n": 100, "logprobs": 20}, 400, "logprobs", "at most 640"),
         ({"prompt": "朝", "n": 200}, 400, "n", "at most 128"),
         ({"prompt": ["朝"] * 200}, 400, "prompt", "at most 128"),
         ({"prompt": "朝", "n": 3, "best_of": 2}, 400, "best_of", "below n"),
@@ -158,7 +159,9 @@ def test_a_path_that_is_not_there(served: Running, method: str, path: str, statu
 def test_a_setting_out_of_time_is_504(served: Running) -> None:
     body = {"prompt": "朝", "max_tokens": 1000, "ignore_eos": True, "timeout": 0.02}
     answer = served.complete(**body)
-    assert told(answer, 504)["code"] == "timeout"
+    error = told(answer, 504)
+    assert error["code"] == "timeout"
+    assert "0.02 s" in error["message"]
     assert answer.headers["x-should-retry"] == "false"
 
 

@@ -89,7 +89,7 @@ def test_any_of_the_keys_lets_in(guarded: Running, key: str) -> None:
     "path", ["/v1/models", "/metrics", "/version", "/openapi.json", "/tokenize"]
 )
 def test_without_a_key_nothing_is_told(guarded: Running, value: str, path: str) -> None:
-    headers = {"authorization": value.encode("latin-1")}
+    headers = [(b"authorization", value.encode("latin-1"))]
     answer = httpx.request(
         "POST" if path == "/tokenize" else "GET",
         guarded.url + path,

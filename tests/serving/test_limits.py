@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -28,7 +30,7 @@ FIXED: dict[str, Any] = {"prompt": "近年の機械学習は", "max_tokens": 30,
 def small() -> Iterator[Running]:
     """A server with little room and little patience."""
     with in_thread(
-        batch_size=2, max_waiting=3, max_waiting_tokens=60, max_body=65_536, max_header=4096,
+        batch_size=2, max_waiting=3, max_waiting_tokens=1200, max_body=65_536, max_header=4096,
         receive_timeout=1.5, send_timeout=1.0, request_timeout=30.0, keep_alive=1.0,
     ) as running:  # fmt: skip
         yield running
@@ -87,11 +89,11 @@ def test_a_queue_full_of_tokens_is_429(small: Running, connect: Connect) -> None
     connections = [connect() for _ in range(2)]
     connections[0].sendall(post(LONG | {"n": 2}))
     wait_for(lambda: small.metric("num_requests_running") == 2)
-    connections[1].sendall(post(LONG | {"prompt": [9] * 50}))
+    connections[1].sendall(post(LONG | {"prompt": [9] * 900, "max_tokens": 9}))
     wait_for(lambda: small.metric("num_requests_waiting") == 1)
-    assert "prompt tokens" in told(small.complete(prompt=[9] * 20), 429)["message"]
+    assert "prompt tokens" in told(small.complete(prompt=[9] * 400), 429)["message"]
     # All prompts of a request are taken or none.
-    told(small.complete(prompt=[[9], [9], [9] * 20]), 429)
+    told(small.complete(prompt=[[9], [9], [9] * 400]), 429)
     for connection in connections:
         connection.close()
     small.wait_idle(2)
@@ -206,18 +208,32 @@ def test_an_idle_connection_is_closed(small: Running, connect: Connect) -> None:
     assert b"200 OK" in everything(connection)  # it ends
 
 
-def test_a_client_that_does_not_read_is_closed(small: Running, connect: Connect) -> None:
-    """Its text is bounded by its own size, and others go on meanwhile."""
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_does_not_read_is_closed(
+    small: Running, connect: Connect, stream: bool
+) -> None:
+    """An answer larger than the system's buffers is not kept for it, and others go on meanwhile."""
+    alone = small.texts(**FIXED)
+    assert small.server is not None
+    service, state = small.server.service, small.server.server_state
     connection = connect()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    heavy = LONG | {"stream": True, "n": 2, "logprobs": 20, "max_tokens": 1000}
-    closed = small.server
-    assert closed is not None
-    before = len(closed.server_state.connections)
-    connection.sendall(post(heavy))
-    wait_for(lambda: small.metric("num_requests_running") == 2)
-    small.wait_idle(30)
-    wait_for(lambda: len(closed.server_state.connections) <= before, 15)
+    large = {"prompt": [9] * 1000, "n": 32, "echo": True, "logprobs": 20, "max_tokens": 0}
+    small.complete(**large | {"n": 1})  # what scoring takes is there from here on
+    before = memory()
+    connection.sendall(post(large | {"stream": stream}))
+    wait_for(lambda: service.running == 1)
+    wait_for(lambda: small.metric("num_requests_waiting") == 0)  # it is scored
+    assert small.texts(**FIXED) == alone
+    assert service.running == 1
+    assert memory() - before < 40e6
+    wait_for(lambda: service.running == 0, 10)
+    wait_for(lambda: not state.connections, 10)
+
+
+def memory() -> int:
+    """Bytes of this process that are in memory."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_others_are_not_disturbed(small: Running, connect: Connect) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpt2ja_serve.api.token_texts import prompt_logprobs
-from gpt2ja_serve.http.errors import ApiError, refused
+from gpt2ja_serve.http.errors import refused
 
 if TYPE_CHECKING:
     from gpt2ja_onnx import GPT2Ja
@@ -81,13 +81,3 @@ async def _score(prepared: list[Prepared], best: int, model: GPT2Ja) -> None:
     for prompt, score in zip(prepared, scores, strict=True):
         prompt.logprobs = prompt_logprobs(model.tokenizer, score, prompt.texts)
         await asyncio.sleep(0)  # a long prompt takes some milliseconds, in which others wait
-
-
-def check_deadline(seconds: float) -> ApiError:
-    """The error of a request that took too long."""
-    return ApiError(
-        504,
-        f"the request was not finished within {seconds:g} s",
-        code="timeout",
-        headers=[(b"x-should-retry", b"false")],
-    )

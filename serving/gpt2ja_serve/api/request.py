@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt2ja_serve.settings import ServeSettings
 
 Prompt = str | list[int]
+_LOGPROBS_EACH = 5  # that all sequences of the largest request may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,14 @@ def _counts(given: dict[str, Any], prompts: int, most: int) -> tuple[int, int]:
             f"a request may ask for at most {most} sequences, not {prompts * generated} "
             f"({prompts} prompts of {generated})",
             name,
+        )
+    logprobs = given.get("logprobs") or 0
+    # An answer is 0.7 kB a token with 20 of them, of texts and echoed prompts alike.
+    if prompts * generated * logprobs > (entries := most * _LOGPROBS_EACH):
+        raise refused(
+            f"logprobs times the number of sequences may be at most {entries}, not {logprobs} "
+            f"times {prompts * generated}",
+            "logprobs",
         )
     return returned, generated
 

@@ -16,7 +16,7 @@ from gpt2ja_serve.http.errors import ApiError, api_error
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from gpt2ja_onnx import Chunk, Request
+    from gpt2ja_onnx import Chunk, GPT2Ja, Request
     from gpt2ja_serve.api.prepared import Prepared
     from gpt2ja_serve.api.request import CompletionRequest
     from gpt2ja_serve.http.trace import Trace
@@ -53,6 +53,7 @@ class Stream:
 
     Args:
         service: The server.
+        model: Its model.
         request: What is asked for.
         prompts: Its prompts.
         trace: Of the request.
@@ -62,6 +63,7 @@ class Stream:
     def __init__(
         self,
         service: Service,
+        model: GPT2Ja,
         request: CompletionRequest,
         prompts: list[Prepared],
         trace: Trace,
@@ -73,7 +75,7 @@ class Stream:
         self._trace = trace
         self._send = send
         self._tokens = 0
-        self._tokenizer = service.model.tokenizer
+        self._tokenizer = model.tokenizer
         usage = None if request.include_usage else msgspec.UNSET
         self._event = Completion(
             id=trace.completion_id,
@@ -117,11 +119,12 @@ class Stream:
     async def _follow(self, place: int, handle: Request) -> None:
         """Send what comes of one prompt."""
         request, prompt = self._request, self._prompts[place]
-        tokenizer = self._tokenizer
         sequences = [
             _Sequence(
                 place * request.returned + index,
-                None if request.logprobs is None else TokenTexts(tokenizer, len(prompt.echoed)),
+                None
+                if request.logprobs is None
+                else TokenTexts(self._tokenizer, len(prompt.echoed)),
             )
             for index in range(request.returned)
         ]

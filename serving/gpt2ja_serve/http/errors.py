@@ -92,13 +92,22 @@ def api_error(error: Gpt2jaError) -> ApiError:
     if isinstance(error, QueueFullError):
         return ApiError(429, message, code="queue_full", headers=_retry_after())
     if isinstance(error, RequestTimeoutError):
-        # Clients repeat what times out; a second try would take as long.
-        return ApiError(504, message, code="timeout", headers=[(b"x-should-retry", b"false")])
+        return _overdue(message)
     if isinstance(error, CancelledError | ClosedError):
         return unavailable("the server is shutting down")
     if isinstance(error, ValueError):
         return refused(message)
     return ApiError(500, message)
+
+
+def overdue(seconds: float) -> ApiError:
+    """The error of a request that was not answered in so many seconds."""
+    return _overdue(f"the request was not finished within {seconds:g} s")
+
+
+def _overdue(message: str) -> ApiError:
+    # Clients repeat what times out; a second try would take as long.
+    return ApiError(504, message, code="timeout", headers=[(b"x-should-retry", b"false")])
 
 
 def _retry_after() -> list[tuple[bytes, bytes]]:
