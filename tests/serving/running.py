@@ -62,10 +62,18 @@ class Running:
                 return float(line.rpartition(" ")[2])
         raise AssertionError(f"there is no metric {name}")
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Sequences that run, and that wait."""
+        if self.server is None:
+            running, waiting = map(self.metric, ("num_requests_running", "num_requests_waiting"))
+            return int(running), int(waiting)
+        now = self.model.statistics()
+        return now.running, now.waiting
+
     def wait_idle(self, seconds: float = 10) -> None:
         """Wait until no row is taken and nothing waits."""
-        wait_for(lambda: self.metric("num_requests_running") == 0, seconds)
-        assert self.metric("num_requests_waiting") == 0
+        wait_for(lambda: self.rows == (0, 0), seconds)
 
 
 def wait_for(condition: Any, seconds: float = 10) -> None:

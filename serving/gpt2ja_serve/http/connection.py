@@ -39,7 +39,7 @@ class Connection(HttpToolsProtocol):
         """Start to wait for a request."""
         super().connection_made(transport)
         # A full buffer of the system is what a slow reader shows first; no second one behind it.
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
