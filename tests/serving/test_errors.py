@@ -156,10 +156,10 @@ def test_a_path_that_is_not_there(served: Running, method: str, path: str, statu
     told(served.client.request(method, path), status)
 
 
-def test_a_setting_out_of_time_is_504(served: Running) -> None:
+def test_a_request_out_of_its_own_time_is_408(served: Running) -> None:
     body = {"prompt": "朝", "max_tokens": 1000, "ignore_eos": True, "timeout": 0.02}
     answer = served.complete(**body)
-    error = told(answer, 504)
+    error = told(answer, 408)
     assert error["code"] == "timeout"
     assert "0.02 s" in error["message"]
     assert answer.headers["x-should-retry"] == "false"

@@ -236,6 +236,16 @@ def memory() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_what_takes_too_long_is_504() -> None:
+    with in_thread(request_timeout=0.2) as running:
+        for body in (LONG, LONG | {"timeout": 5}, {"prompt": [9] * 200_000, "echo": True,
+                     "max_tokens": 0, "logprobs": 0}):  # fmt: skip
+            error = told(running.complete(**body), 504)
+            assert error["message"] == "the request was not finished within 0.2 s"
+        assert told(running.complete(**LONG | {"timeout": 0.01}), 408)
+        running.wait_idle(5)
+
+
 def test_others_are_not_disturbed(small: Running, connect: Connect) -> None:
     """Clients that come, fail and leave change nothing in a text."""
     alone = small.texts(**FIXED)

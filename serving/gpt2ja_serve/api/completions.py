@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.errors import Gpt2jaError, SettingError
+from gpt2ja_onnx.errors import Gpt2jaError, RequestTimeoutError, SettingError
 from gpt2ja_serve.api.parameters import param_of
 from gpt2ja_serve.api.prepared import prepare
 from gpt2ja_serve.api.request import read_request
@@ -43,6 +43,7 @@ class Completions:
         content = await read_json(scope, receive, service.settings.max_body)
         request = read_request(content, service)
         deadline = service.settings.request_timeout
+        given = deadline if request.config is None else request.config.timeout or deadline
         service.running += 1
         try:
             async with while_connected(receive), asyncio.timeout(deadline + _GRACE):
@@ -50,10 +51,12 @@ class Completions:
         except SettingError as error:
             message = " ".join(str(error).split())
             raise refused(message, param_of(message), "invalid_value") from None
+        except TimeoutError as error:
+            if isinstance(error, RequestTimeoutError) and given < deadline:
+                raise api_error(error) from None  # the client's own deadline
+            raise overdue(deadline) from None
         except Gpt2jaError as error:
             raise api_error(error) from error
-        except TimeoutError:
-            raise overdue(deadline) from None
         finally:
             service.running -= 1
 

@@ -17,11 +17,12 @@ _ERRORS = {
     401: "A key is needed.",
     403: "The host or the origin is not allowed.",
     404: "There is no such model.",
+    408: "The request was not finished within its own `timeout`.",
     413: "The body is too large.",
     415: "The body is not of type application/json.",
     429: "The queue is full; try again after `Retry-After` seconds.",
     503: "The model is being loaded, or the server is shutting down.",
-    504: "The request was not finished in time.",
+    504: "The request was not finished in the time that the server has for it.",
 }
 _JSON = "application/json"
 

@@ -22,6 +22,7 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
@@ -92,7 +93,7 @@ def api_error(error: Gpt2jaError) -> ApiError:
     if isinstance(error, QueueFullError):
         return ApiError(429, message, code="queue_full", headers=_retry_after())
     if isinstance(error, RequestTimeoutError):
-        return _overdue(message)
+        return _overdue(408, message)
     if isinstance(error, CancelledError | ClosedError):
         return unavailable("the server is shutting down")
     if isinstance(error, ValueError):
@@ -101,13 +102,13 @@ def api_error(error: Gpt2jaError) -> ApiError:
 
 
 def overdue(seconds: float) -> ApiError:
-    """The error of a request that was not answered in so many seconds."""
-    return _overdue(f"the request was not finished within {seconds:g} s")
+    """The error of a request that was not answered in the time that the server has for it."""
+    return _overdue(504, f"the request was not finished within {seconds:g} s")
 
 
-def _overdue(message: str) -> ApiError:
+def _overdue(status: int, message: str) -> ApiError:
     # Clients repeat what times out; a second try would take as long.
-    return ApiError(504, message, code="timeout", headers=[(b"x-should-retry", b"false")])
+    return ApiError(status, message, code="timeout", headers=[(b"x-should-retry", b"false")])
 
 
 def _retry_after() -> list[tuple[bytes, bytes]]:
