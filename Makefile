@@ -75,7 +75,7 @@ gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA 
 $(GPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,bench,dev]"
+		--editable ".[gpu,export,train,bench,serve,dev]"
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
@@ -93,7 +93,7 @@ generation-settings: $(STAMP)  ## Measure how generated text degenerates under s
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,dev]"
 	touch $@
 
 clean:  ## Remove environments and build outputs

@@ -28,10 +28,14 @@ assert len(text) > 5, text
 assert generated.stderr == "", generated.stderr  # the demo's notice is for terminals
 assert run("inspect", "--verify-hashes").returncode == 0
 
-for command in ("generate", "score", "inspect", "export", "train", "bench"):
+for command in ("generate", "score", "serve", "inspect", "export", "train", "bench"):
     assert command in run("--help").stdout
     helped = run(command, "--help")
     assert helped.returncode == 0, (command, helped.stderr)
+
+served = run("serve")
+assert served.returncode == 1
+assert "gpt2ja-onnx[serve]" in served.stderr, served.stderr
 
 exported = run("export", "bundle")
 assert exported.returncode == 1

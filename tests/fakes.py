@@ -61,6 +61,10 @@ class FakePlan:
     def all_logits(self) -> Floats:
         return self.logits[:, None]
 
+    def all_candidates(self) -> tuple[Floats, Ids]:
+        scores = self.scores()
+        return scores.candidates[:, None], scores.ids[:, None]
+
 
 class FakeSession:
     """Makes fake plans.

@@ -94,12 +94,16 @@ class PortablePlan:
             self.logits[row] = logits[0, wanted]
 
     def scores(self) -> Scores:
-        """See `gpt2ja_onnx.device.base.Plan`; every token is a candidate."""
-        logits = self.logits[:, 0]
-        ids = np.broadcast_to(np.arange(logits.shape[1]), logits.shape)
-        order = np.lexsort((ids, -logits))
-        return Scores(np.take_along_axis(logits, order, axis=1), order, HostLogits(logits))
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        scores, ids = self.all_candidates()
+        return Scores(scores[:, 0], ids[:, 0], HostLogits(self.logits[:, 0]))
 
     def all_logits(self) -> NDArray[np.float32]:
         """See `gpt2ja_onnx.device.base.Plan`."""
         return self.logits
+
+    def all_candidates(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """See `gpt2ja_onnx.device.base.Plan`; every token is a candidate."""
+        ids = np.broadcast_to(np.arange(self.logits.shape[2]), self.logits.shape)
+        order = np.lexsort((ids, -self.logits))
+        return np.take_along_axis(self.logits, order, axis=2), order

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Session
     from gpt2ja_onnx.device.choice import DeviceChoice
     from gpt2ja_onnx.device.cpu.native import KernelChoice
-    from gpt2ja_onnx.engine.scoring import ScoringJob
+    from gpt2ja_onnx.engine.scoring import Best, ScoringJob
     from gpt2ja_onnx.request import Request
-    from gpt2ja_onnx.results import Chunk, GenerationResult
+    from gpt2ja_onnx.results import Chunk, EngineStatistics, GenerationResult
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.settings.keywords import Settings
 
@@ -176,6 +176,10 @@ class GPT2Ja:
         """Names bundle, onnxruntime and kernels; where it is the same, so is a seed's text."""
         return f"{self.manifest.digest}-ort{ort.__version__}-{self.kernels}"
 
+    def statistics(self) -> EngineStatistics:
+        """What runs and waits now, and what was done since the model was loaded."""
+        return self._worker.statistics()
+
     def __repr__(self) -> str:
         shape = self.manifest.shape
         return (
@@ -258,6 +262,7 @@ class GPT2Ja:
         config: GenerationConfig | None = None,
         *,
         wait: bool = False,
+        streamed: bool = True,
         **settings: Unpack[Settings],
     ) -> Request:
         """Queue a prompt and return its handle at once: iterate it, await it, or call its `result`.
@@ -266,28 +271,34 @@ class GPT2Ja:
             prompt: A text, or token ids.
             config: Its settings; what is not given takes the bundle's defaults.
             wait: Wait while the queue is full.
+            streamed: Whether the chunks will be read; without, only the result is kept.
             **settings: Changes to them, by transformers' names: see `GenerationConfig`.
 
         Raises:
             QueueFullError: The queue is full, and `wait` is not set.
         """
-        return self._intake.submit(prompt, 0, self._intake.config(config, settings), wait=wait)
+        chosen = self._intake.config(config, settings)
+        return self._intake.submit(prompt, 0, chosen, wait=wait, streamed=streamed)
 
-    def score(self, texts: Prompts, *, stride: int | None = None) -> list[Score]:
+    def score(
+        self, texts: Prompts, *, stride: int | None = None, best: int | None = None
+    ) -> list[Score]:
         """Log-probability and perplexity of texts of any length.
 
         Args:
             texts: A text, or a list of texts; a text may be a list of token ids.
             stride: Tokens between two windows over a text longer than the context; None takes
                 half a context.
+            best: Report so many of the likeliest tokens at every position, at most the bundle's
+                candidates (64).
         """
-        given, job = self._intake.submit_scoring(texts, stride, wait=True)
+        given, job = self._intake.submit_scoring(texts, stride, best, wait=True)
         try:
             job.channel.join()
         except BaseException:
             job.cancelled = True
             raise
-        return _scores(given, job)
+        return _scores(given, job, best)
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has; prompt and continuation together fit into the context."""
@@ -384,19 +395,21 @@ class GPT2Ja:
         finally:
             request.cancel()
 
-    async def ascore(self, texts: Prompts, *, stride: int | None = None) -> list[Score]:
+    async def ascore(
+        self, texts: Prompts, *, stride: int | None = None, best: int | None = None
+    ) -> list[Score]:
         """`score` for asyncio, without a thread; cancelling the task cancels the scoring.
 
         Raises:
             QueueFullError: So much waits already that nothing more is taken.
         """
-        given, job = self._intake.submit_scoring(texts, stride, wait=False)
+        given, job = self._intake.submit_scoring(texts, stride, best, wait=False)
         try:
             await job.channel.ajoin()
         except BaseException:
             job.cancelled = True
             raise
-        return _scores(given, job)
+        return _scores(given, job, best)
 
     # --- life ---
 
@@ -447,7 +460,7 @@ def _at(error: Gpt2jaError, index: int, prompts: Prompts) -> Gpt2jaError:
     return told
 
 
-def _scores(given: list[Prompt], job: ScoringJob) -> list[Score]:
+def _scores(given: list[Prompt], job: ScoringJob, best: int | None) -> list[Score]:
     if job.error is not None:
         raise job.error
     return [
@@ -459,9 +472,21 @@ def _scores(given: list[Prompt], job: ScoringJob) -> list[Score]:
             perplexity=perplexity(total, len(ids)),
             token_ids=list(ids),
             token_logprobs=[None if i == 0 else float(p) for i, p in enumerate(logprobs)],
+            best=None if best is None else _best(likeliest),
         )
-        for text, ids, logprobs in zip(given, job.texts, job.logprobs, strict=True)
+        for text, ids, logprobs, likeliest in zip(
+            given, job.texts, job.logprobs, job.best, strict=True
+        )
     ]
+
+
+def _best(likeliest: Best) -> list[list[tuple[int, float]] | None]:
+    """The likeliest tokens of each position; None for the first."""
+    found: list[list[tuple[int, float]] | None] = [
+        list(zip(ids, logprobs, strict=True))
+        for ids, logprobs in zip(likeliest.ids.tolist(), likeliest.logprobs.tolist(), strict=True)
+    ]
+    return [None, *found[1:]] if found else []
 
 
 def perplexity(logprob: float, tokens: int) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.results import GenerationResult
+from gpt2ja_onnx.results import GenerationResult, RequestTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -49,6 +49,12 @@ class Request:
         return self._group.seed
 
     @property
+    def times(self) -> RequestTimes:
+        """When it was queued, started, brought its first token, and ended."""
+        group = self._group
+        return RequestTimes(group.submitted, group.started, group.first_token, group.ended)
+
+    @property
     def done(self) -> bool:
         """Whether every sequence has ended, or the request has failed."""
         return self._group.done
@@ -79,6 +85,15 @@ class Request:
         """The same for asyncio."""
         while (chunk := await self._group.channel.aget()) is not None:
             yield chunk
+        self._raise()
+
+    async def batches(self) -> AsyncGenerator[list[Chunk]]:
+        """The same for asyncio, all chunks at once that have come since the last ones.
+
+        One that reads slowly gets the same chunks in fewer and longer lists.
+        """
+        while chunks := await self._group.channel.aget_all():
+            yield chunks
         self._raise()
 
     def result(self) -> list[GenerationResult]:

@@ -66,16 +66,69 @@ class Chunk:
         token_id: The token; -1 for a sequence that ends before its first one.
         sequence_index: Position among the sequences of the prompt.
         finish_reason: Of the last chunk of a sequence; None before.
+        logprobs: Of the token, where asked for.
     """
 
     text: str
     token_id: int
     sequence_index: int
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON takes them."""
-        return asdict(self)
+        """All fields as JSON takes them; `logprobs` only where asked for."""
+        content = asdict(self)
+        if self.logprobs is None:
+            del content["logprobs"]
+        else:
+            content["logprobs"] = self.logprobs._asdict()
+        return content
+
+
+class RequestTimes(NamedTuple):
+    """When something happened to a request, in seconds of `time.monotonic`; None before it does.
+
+    Attributes:
+        submitted: It was queued.
+        started: Its first sequence got a row.
+        first_token: Its first token was generated.
+        ended: Its last sequence ended, or it failed.
+    """
+
+    submitted: float
+    started: float | None
+    first_token: float | None
+    ended: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """What a model does now, and what it has done since it was loaded.
+
+    Attributes:
+        running: Sequences that have a row now.
+        waiting: Sequences and texts to score that wait for one.
+        waiting_tokens: Prompt tokens that wait with them.
+        cache_bytes: Bytes that the key-value cache takes now.
+        cache_usage: Tokens that are cached, as a part of `batch_size` rows of a whole context.
+        prompt_tokens: Tokens of the prompts that were given rows so far.
+        shared_tokens: Those among them that another row had computed already.
+        steps: Steps that generated tokens.
+        step_tokens: Tokens of all steps: computed ones of prompts, and generated ones.
+        steps_by_size: Steps of at most 1, 2, 4, … tokens, each counted once; the last item counts
+            all larger ones.
+    """
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+    cache_bytes: int
+    cache_usage: float
+    prompt_tokens: int
+    shared_tokens: int
+    steps: int
+    step_tokens: int
+    steps_by_size: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +143,8 @@ class Score:
         perplexity: exp(-logprob / (tokens - 1)); None for fewer than two tokens.
         token_ids: The tokens.
         token_logprobs: The log-probability of each token; None for the first.
+        best: The likeliest tokens at each position as (id, log-probability), where asked for;
+            None for the first.
     """
 
     text: str
@@ -98,7 +153,11 @@ class Score:
     perplexity: float | None
     token_ids: list[int]
     token_logprobs: list[float | None]
+    best: list[list[tuple[int, float]] | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON takes them."""
-        return asdict(self)
+        """All fields as JSON takes them; `best` only where asked for."""
+        content = asdict(self)
+        if self.best is None:
+            del content["best"]
+        return content

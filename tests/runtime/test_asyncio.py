@@ -170,3 +170,90 @@ def test_async_with_closes(bundles: dict[str, Path]) -> None:
     closed = asyncio.run(run())
     with pytest.raises(GenerationError, match="closed"):
         closed.generate("朝の")
+
+
+def test_a_slow_reader_gets_the_same_chunks_in_fewer_lists(model: GPT2Ja) -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        request = model.submit("朝の", seed=3, num_return_sequences=2, logprobs=1)
+        sizes, ids = [], []
+        async for chunks in request.batches():
+            sizes.append(len(chunks))
+            ids += [chunk.token_id for chunk in chunks if chunk.sequence_index == 1]
+            assert all(chunk.logprobs is not None for chunk in chunks)
+            await asyncio.sleep(0.02)
+        return sizes, ids
+
+    sizes, ids = asyncio.run(run())
+    assert sum(sizes) == 2 * LONG
+    assert len(sizes) < LONG
+    expected = model.generate("朝の", seed=3, num_return_sequences=2)[1]
+    assert ids == expected.token_ids
+
+
+def test_batches_raise_what_the_request_fails_with(model: GPT2Ja) -> None:
+    async def run() -> None:
+        async for _ in model.submit("朝の", timeout=1e-4).batches():
+            pass
+
+    with pytest.raises(GenerationError, match="timeout"):
+        asyncio.run(run())
+
+
+def test_many_loops_are_woken(model: GPT2Ja) -> None:
+    """Each loop has its own way to be woken, and one that has ended holds up no other."""
+    texts: dict[int, str] = {}
+
+    def loop(index: int) -> None:
+        async def run() -> str:
+            return "".join([chunk.text async for chunk in model.astream("朝の", seed=index)])
+
+        texts[index] = asyncio.run(run())
+
+    for _ in range(3):
+        threads = [threading.Thread(target=loop, args=(index,)) for index in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert texts == {index: model.generate("朝の", seed=index)[0].text for index in range(6)}
+        texts.clear()
+
+
+def test_a_request_knows_its_times(model: GPT2Ja) -> None:
+    before = time.monotonic()
+    request = model.submit("朝の", streamed=False)
+    assert request.times.ended is None
+    request.result()
+    submitted, started, first_token, ended = request.times
+    assert started is not None
+    assert first_token is not None
+    assert ended is not None
+    assert before <= submitted <= started <= first_token < ended <= time.monotonic()
+
+
+def test_statistics(model: GPT2Ja) -> None:
+    wait_until_idle(model)
+    before = model.statistics()
+    requests = [
+        model.submit([9] * 40, num_return_sequences=4, seed=index, streamed=False)
+        for index in range(3)
+    ]
+    most_running = most_waiting = 0
+    while not all(request.done for request in requests):
+        now = model.statistics()
+        most_running = max(most_running, now.running)
+        most_waiting = max(most_waiting, now.waiting)
+        assert 0 <= now.cache_usage <= 1
+    wait_until_idle(model)
+    after = model.statistics()
+    assert (most_running, after.running, after.waiting) == (8, 0, 0)
+    assert most_waiting >= 4
+    assert after.prompt_tokens - before.prompt_tokens == 12 * 40
+    # Sequences of a prompt share it, and so do equal prompts but for two tokens.
+    assert 6 * 38 <= after.shared_tokens - before.shared_tokens <= 9 * 40 + 2 * 38
+    computed = (after.prompt_tokens - before.prompt_tokens) - (
+        after.shared_tokens - before.shared_tokens
+    )
+    assert after.step_tokens - before.step_tokens == computed + 12 * LONG
+    steps = [b - a for a, b in zip(before.steps_by_size, after.steps_by_size, strict=True)]
+    assert sum(steps) == after.steps - before.steps

@@ -12,6 +12,7 @@ from gpt2ja_onnx.engine.batch import Batch
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.engine.prefill import Prefill, pieces
 from gpt2ja_onnx.engine.sequence import Sequence
+from gpt2ja_onnx.engine.statistics import Counters
 from tests.conftest import CONTEXT, VOCABULARY
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def computed(session: CpuSession, *prompts: NDArray[np.int64]) -> list[NDArray[n
             ids, GenerationConfig(max_new_tokens=3), eos=(), context=CONTEXT, tokenizer=None
         )
         batch.enter([Sequence(group, 0)])
-    scores = Prefill(session, batch)(batch.running)
+    scores = Prefill(session, batch, Counters())(batch.running)
     return [scores.logits.row(row) for row in range(len(prompts))]
 
 

@@ -72,3 +72,41 @@ def test_windows_score_every_token_once(
 def test_a_stride_out_of_range(fp32_model: GPT2Ja) -> None:
     with pytest.raises(SettingError, match="stride must be from 1 to 127, not 0"):
         fp32_model.score("朝の", stride=0)
+
+
+def test_the_best_tokens_of_every_position(
+    model: GPT2Ja, fp32_model: GPT2Ja, torch_model: GPT2LMHeadModel
+) -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    texts = [*lines[:3], "", "図", "".join(lines[:30])]
+    plain = model.score(texts)
+    for score, alone in zip(model.score(texts, best=5), plain, strict=True):
+        assert score.token_logprobs == alone.token_logprobs
+        assert score.best is not None
+        assert alone.best is None
+        assert len(score.best) == score.tokens
+        assert score.best[:1] in ([], [None])
+        for token, logprob, best in zip(
+            score.token_ids[1:], score.token_logprobs[1:], score.best[1:], strict=True
+        ):
+            assert best is not None
+            values = [value for _, value in best]
+            assert len(values) == 5
+            assert values == sorted(values, reverse=True)
+            assert dict(best).get(token, logprob) == logprob  # the same number, not a near one
+    (score,) = fp32_model.score(lines[0], best=3)
+    with torch.inference_mode():
+        logits = torch_model(torch.tensor([score.token_ids])).logits[0].double().log_softmax(-1)
+    expected = logits[:-1].topk(3)
+    assert score.best is not None
+    for best, values, ids in zip(
+        score.best[1:], expected.values.tolist(), expected.indices.tolist(), strict=True
+    ):
+        assert best is not None
+        assert [token for token, _ in best] == ids
+        assert_near([value for _, value in best], values, LOGPROB)
+
+
+def test_more_best_tokens_than_there_are_candidates(fp32_model: GPT2Ja) -> None:
+    with pytest.raises(SettingError, match="best must be from 0 to 64, not 65"):
+        fp32_model.score("朝の", best=65)

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from gpt2ja_onnx.bundle.demo import demo_bundle
 from gpt2ja_onnx.text.stream import TextStream, whole_text
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 from tests.fakes import Letters
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+DEMO = Tokenizer(demo_bundle() / "spiece.model")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,23 @@ def test_ids_and_text_are_those_of_transformers(
     ids = tokenizer.encode(text)
     assert ids == theirs.encode(text)
     assert tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_the_parts_of_a_text_join_to_it(text: str) -> None:
+    ids, parts = DEMO.encode_with_texts(text)
+    assert ids == DEMO.encode(text)
+    assert len(parts) == len(ids)
+    if ids:
+        assert "".join(parts) == text.encode("utf-8", errors="replace").decode()
+
+
+def test_a_part_is_what_a_token_stands_for() -> None:
+    ids, parts = DEMO.encode_with_texts(" 近年の①　😀世界")
+    pieces = [DEMO.piece(token) for token in ids]
+    assert parts[pieces.index("1")] == "①"
+    assert parts[pieces.index("<unk>")] == "😀"
 
 
 def test_lone_surrogates_are_unknown_characters(tokenizer: Tokenizer) -> None:

@@ -157,14 +157,18 @@ class Intake:
         return request
 
     def submit_scoring(
-        self, texts: Prompts, stride: int | None, *, wait: bool
+        self, texts: Prompts, stride: int | None, best: int | None, *, wait: bool
     ) -> tuple[list[Prompt], ScoringJob]:
         """Submit texts to score; returns them as a list, and the job."""
+        most = self._manifest.shape.candidates
+        if best is not None and not 0 <= best <= most:
+            raise SettingError(f"best must be from 0 to {most}, not {best}")
         context = self._manifest.shape.context
         if stride is not None and not 1 <= stride < context:
             raise SettingError(f"stride must be from 1 to {context - 1}, not {stride}")
         given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
-        job = ScoringJob([self._encode(text) for text in given], context, stride or context // 2)
+        ids = [self._encode(text) for text in given]
+        job = ScoringJob(ids, context, stride or context // 2, best or 0)
         tokens = sum(map(len, job.texts))
         self._worker.submit(job, len(given), tokens, wait=wait)
         return given, job

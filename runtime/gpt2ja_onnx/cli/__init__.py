@@ -28,12 +28,13 @@ class _Entry(NamedTuple):
 _COMMANDS = {
     "generate": _Entry("gpt2ja_onnx.cli.generate", "cpu", "Continue prompts."),
     "score": _Entry("gpt2ja_onnx.cli.score", "cpu", "Log-probability and perplexity of texts."),
+    "serve": _Entry("gpt2ja_serve.cli", "serve", "Serve a bundle over HTTP, with a page."),
     "inspect": _Entry("gpt2ja_onnx.cli.inspect", "cpu", "Say what a bundle is and where it runs."),
     "export": _Entry("gpt2ja_export.cli", "export", "Export a checkpoint to a verified bundle."),
     "train": _Entry("gpt2ja_train.cli", "train", "Train a model: corpus, tokenizer, weights."),
     "bench": _Entry("gpt2ja_bench.cli", "bench", "Compare with PyTorch and other engines."),
 }
-_OURS = ("gpt2ja_onnx", "gpt2ja_export", "gpt2ja_train", "gpt2ja_bench")
+_OURS = ("gpt2ja_onnx", "gpt2ja_export", "gpt2ja_train", "gpt2ja_bench", "gpt2ja_serve")
 
 
 class _Commands(click.Group):

@@ -176,6 +176,13 @@ class Plan(Protocol):
         """Logits of all positions, shape (rows, positions, vocabulary)."""
         ...
 
+    def all_candidates(self) -> tuple[Floats, Ids]:
+        """The best scores of all positions and their token ids, as `Scores` has them.
+
+        Both have shape (rows, positions, candidates).
+        """
+        ...
+
 
 class Logits(Protocol):
     """All scores of some rows, which stay on the device until they are read."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+_alarms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Alarm] = weakref.WeakKeyDictionary()
 
 
 class Channel(Generic[T]):
@@ -77,6 +79,21 @@ class Channel(Generic[T]):
                     continue
             await future
 
+    async def aget_all(self) -> list[T]:
+        """Wait for items, and take all there are, in asyncio; none at the end."""
+        while True:
+            with self._lock:
+                if self._items:
+                    taken = list(self._items)
+                    self._items.clear()
+                    return taken
+                if self._closed:
+                    return []
+                future = _future(self._readers)
+                if self._items:
+                    continue
+            await future
+
     def join(self) -> None:
         """Wait for the end."""
         with self._lock:
@@ -108,16 +125,43 @@ def _future(wakers: list[Callable[[], object]]) -> asyncio.Future[None]:
 
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-
-    def resolve() -> None:
-        if not future.done():  # it may have been cancelled
-            future.set_result(None)
-
-    wakers.append(lambda: loop.call_soon_threadsafe(resolve))
+    alarm = _alarms.get(loop)
+    if alarm is None:
+        alarm = _alarms.setdefault(loop, _Alarm(loop))
+    wakers.append(functools.partial(alarm.ring, future))
     return future
+
+
+class _Alarm:
+    """Resolves futures of one loop from other threads, those of one step of the engine together.
+
+    Waking a loop costs a system call, and hands the interpreter over: once a step, not a row.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._futures: deque[asyncio.Future[None]] = deque()
+        self._ringing = False
+
+    def ring(self, future: asyncio.Future[None]) -> None:
+        """Resolve a future soon."""
+        self._futures.append(future)
+        loop = self._loop()
+        if not self._ringing and loop is not None:
+            self._ringing = True
+            try:
+                loop.call_soon_threadsafe(self._resolve)
+            except RuntimeError:  # the loop was closed meanwhile
+                self._ringing = False
+
+    def _resolve(self) -> None:
+        self._ringing = False  # first, so that whatever comes from here on rings again
+        while self._futures:
+            future = self._futures.popleft()
+            if not future.done():  # it may have been cancelled
+                future.set_result(None)
 
 
 def _wake(wakers: list[Callable[[], object]]) -> None:
     for wake in wakers:
-        with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile
-            wake()
+        wake()

@@ -15,7 +15,9 @@ from gpt2ja_onnx.engine.prefill import Prefill
 from gpt2ja_onnx.engine.retreat import Retreat
 from gpt2ja_onnx.engine.scheduler import Scheduler
 from gpt2ja_onnx.engine.scoring import Scoring, ScoringJob
+from gpt2ja_onnx.engine.statistics import Counters
 from gpt2ja_onnx.errors import OutOfMemoryError
+from gpt2ja_onnx.results import EngineStatistics
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Session
@@ -35,6 +37,7 @@ class Engine:
         batch: The sequences that have a row.
         scheduler: The groups that wait for one.
         scoring: The texts to score.
+        counters: What it has done so far.
     """
 
     def __init__(self, session: Session, *, max_rows: int, max_memory: int | None = None) -> None:
@@ -42,7 +45,9 @@ class Engine:
         self.scheduler = Scheduler(self.batch, max_rows=max_rows, max_memory=max_memory)
         self.scoring = Scoring(session)
         self._generated = self._scored = 0.0  # seconds, while both have something to do
-        self._prefill = Prefill(session, self.batch)
+        self.counters = Counters()
+        self._context = session.shape.context
+        self._prefill = Prefill(session, self.batch, self.counters)
         self._advance = Advance(self.batch)
         self._retreat = Retreat(self.batch, self.scheduler)
 
@@ -77,6 +82,9 @@ class Engine:
     def generate(self) -> None:
         """Admit what fits, and generate one token for every row."""
         self.scheduler.drop_overdue()
+        counters = self.counters
+        computed = counters.prompt_tokens - counters.shared_tokens
+        tokens = 0
         try:
             admitted = self.scheduler.schedule()
             first_scores = self._prefill(admitted) if admitted else None
@@ -84,15 +92,40 @@ class Engine:
             self._retreat.from_prompts(error)
             first_scores = None
         if first_scores is not None:
+            tokens = counters.prompt_tokens - counters.shared_tokens - computed + len(admitted)
             self._advance(admitted, first_scores)
             self.scheduler.release_ended()
         try:
             if len(self.batch):
+                tokens += len(self.batch)
                 self._advance(self.batch.running, decode(self.batch))
         except OutOfMemoryError as error:
             self._retreat.from_decoding(error)
+        counters.count_step(tokens)
         self.scheduler.release_ended()
         self.scheduler.shrink()
+
+    def statistics(self, waiting: tuple[int, int]) -> EngineStatistics:
+        """What it does now and has done so far; may be called from any thread.
+
+        Args:
+            waiting: Sequences and prompt tokens that wait.
+        """
+        counters = self.counters
+        running = list(self.batch.running)
+        positions = self.scheduler.max_rows * self._context
+        return EngineStatistics(
+            running=len(running),
+            waiting=waiting[0],
+            waiting_tokens=waiting[1],
+            cache_bytes=self.batch.cache.nbytes,
+            cache_usage=sum(sequence.length for sequence in running) / positions,
+            prompt_tokens=counters.prompt_tokens,
+            shared_tokens=counters.shared_tokens,
+            steps=counters.steps,
+            step_tokens=counters.step_tokens,
+            steps_by_size=tuple(counters.steps_by_size),
+        )
 
     def fail_all(self, error: GenerationError) -> None:
         """End all work with `error` and start anew with an empty cache."""

@@ -55,13 +55,17 @@ class SequenceGroup:
         arrival: Its place in the order of arrival; the scheduler's.
         passed: Units of later groups that got rows before it; the scheduler's.
         permit: Its place in the queue.
+        submitted: When it was made; this and the next three in seconds of `time.monotonic`.
+        started: When its first unit got rows.
+        first_token: When its first token was generated.
+        ended: When it was done.
     """
 
     __slots__ = (
         "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline", "done",
-        "eos",
-        "error", "finished", "max_length", "passed", "permit", "prompt_ids", "reason_at_end",
-        "running", "seed", "stop", "streamed", "tokenizer", "waiting",
+        "ended", "eos", "error", "finished", "first_token", "max_length", "passed", "permit",
+        "prompt_ids", "reason_at_end", "running", "seed", "started", "stop", "streamed",
+        "submitted", "tokenizer", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +89,11 @@ class SequenceGroup:
         # Drawn seeds stay exact in JSON, whose numbers are doubles to many readers.
         drawn = config.seed is None
         self.seed = int.from_bytes(os.urandom(8)) >> 11 if drawn else config.seed or 0
-        self.deadline = None if config.timeout is None else time.monotonic() + config.timeout
+        self.submitted = time.monotonic()
+        self.started: float | None = None
+        self.first_token: float | None = None
+        self.ended: float | None = None
+        self.deadline = None if config.timeout is None else self.submitted + config.timeout
         self.channel: Channel[Chunk] = Channel()
         self.finished: dict[int, Finished] = {}
         self.error: GenerationError | None = None
@@ -134,6 +142,7 @@ class SequenceGroup:
             )
 
     def _close(self) -> None:
+        self.ended = time.monotonic()
         self.done = True
         if self.permit is not None:
             self.permit.release_all()

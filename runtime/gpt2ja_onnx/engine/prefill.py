@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.engine.batch import Batch
     from gpt2ja_onnx.engine.group import SequenceGroup
     from gpt2ja_onnx.engine.sequence import Sequence
+    from gpt2ja_onnx.engine.statistics import Counters
 
 # A prefix is shared when it saves at least this many tokens.
 _SHORTEST_PREFIX = 16
@@ -78,9 +79,11 @@ class Prefill:
     Args:
         session: The graph.
         batch: The rows.
+        counters: Where prompts are counted.
     """
 
-    def __init__(self, session: Session, batch: Batch) -> None:
+    def __init__(self, session: Session, batch: Batch, counters: Counters) -> None:
+        self._counters = counters
         self._session = session
         self._batch = batch
         self._cache = batch.cache
@@ -107,6 +110,7 @@ class Prefill:
         fresh: list[int] = []  # rows whose prompts share nothing, consecutive
         for row in range(len(running) - len(sequences), len(running)):
             prefix = longest_prefix(running[row], running[:row])
+            self._counters.count_prompt(running[row].length, prefix.length if prefix else 0)
             if prefix is None:
                 fresh.append(row)
                 continue

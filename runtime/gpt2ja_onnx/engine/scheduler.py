@@ -165,6 +165,8 @@ class Scheduler:
     def _admit(self, group: SequenceGroup) -> list[Sequence]:
         """Give the next rows to a group's next unit."""
         group.passed = 0
+        if group.started is None:
+            group.started = time.monotonic()
         unit = group.waiting.popleft()
         if group.permit is not None:
             group.permit.release(group.config.num_return_sequences if group.searches else 1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device.base import Cache, Floats, Session
+    from gpt2ja_onnx.device.base import Cache, Floats, Plan, Session
     from gpt2ja_onnx.engine.queue_limit import Permit
     from gpt2ja_onnx.errors import GenerationError
 
@@ -32,6 +32,18 @@ class _Window(NamedTuple):
     fresh: int
 
 
+class Best(NamedTuple):
+    """The likeliest tokens at each position of a text; both have shape (length, count)."""
+
+    logprobs: NDArray[np.float64]
+    ids: NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, length: int, count: int) -> Best:
+        """Zeros."""
+        return cls(np.zeros((length, count)), np.zeros((length, count), dtype=np.int32))
+
+
 class ScoringJob:
     """Texts to score, and what has become of them.
 
@@ -43,19 +55,25 @@ class ScoringJob:
         context: Tokens that the model sees at most.
         stride: Tokens between the starts of two windows, below the context: windows overlap, so
             that every token has one before it.
+        best: How many of the likeliest tokens to keep at every position; at most the number of
+            candidates.
 
     Attributes:
         logprobs: For each text, the log-probability of each token, float64 of shape (length,);
             zero for the first one.
+        best: For each text, the likeliest tokens at each position.
         channel: Closed when all texts are scored or the job has failed.
         error: What it failed with.
         cancelled: Whether nobody wants it any more.
         permit: Its place in the queue.
     """
 
-    def __init__(self, texts: Sequence[Sequence[int]], context: int, stride: int) -> None:
+    def __init__(
+        self, texts: Sequence[Sequence[int]], context: int, stride: int, best: int = 0
+    ) -> None:
         self.texts = texts
         self.logprobs = [np.zeros(len(ids)) for ids in texts]
+        self.best = [Best.empty(len(ids), best) for ids in texts]
         self.channel: Channel[None] = Channel()
         self.error: GenerationError | None = None
         self.cancelled = False
@@ -165,30 +183,38 @@ class Scoring:
         width = longest if len(group) > 1 else _CALL_TOKENS
         for start in range(0, longest, width):
             stop = min(start + width, longest)
-            logits = self._logits(ids, start, stop, lengths)
+            plan = self._run(ids, start, stop, lengths)
             # The scores at position i predict the token at i + 1.
             positions = np.arange(start + 1, min(stop, longest - 1) + 1)
-            logits = logits[:, : len(positions)]
+            logits = plan.all_logits()[:, : len(positions)]
             chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
-            logprobs = chosen - _log_sum_exp(logits)
+            totals = _log_sum_exp(logits)
+            logprobs = chosen - totals
             for row, window in enumerate(group):
                 fresh = positions[
                     (positions >= window.fresh - window.start) & (positions < lengths[row])
                 ]
-                found = logprobs[row, fresh - positions[0]] if len(fresh) else []
-                job.logprobs[window.text][window.start + fresh] = found
+                if not len(fresh):
+                    continue
+                found, places = fresh - positions[0], window.start + fresh
+                job.logprobs[window.text][places] = logprobs[row, found]
+                best = job.best[window.text]
+                if count := best.ids.shape[1]:
+                    scores, tokens = plan.all_candidates()
+                    best.logprobs[places] = scores[row, found, :count] - totals[row, found, None]
+                    best.ids[places] = tokens[row, found, :count]
             yield
 
-    def _logits(
+    def _run(
         self, ids: NDArray[np.int64], start: int, stop: int, lengths: NDArray[np.int64]
-    ) -> Floats:
+    ) -> Plan:
         plan = self._cache.plan(0, len(ids), stop - start, stop - start)
         plan.input_ids[:] = ids[:, start:stop]
         plan.position_ids[:] = np.arange(start, stop)
         plan.logit_positions[:] = np.arange(stop - start)
         plan.lengths[:] = np.minimum(lengths, stop)
         plan.run()
-        return plan.all_logits()
+        return plan
 
 
 def _windows(text: int, length: int, context: int, stride: int) -> Iterator[_Window]:

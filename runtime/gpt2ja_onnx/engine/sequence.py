@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -87,6 +88,8 @@ class Sequence:
         """Take the next token, hand out what it brings, and end where the text ends."""
         group, text, reason = self.group, self.text, self.finish_reason
         length = len(self.state.history) + 1
+        if group.first_token is None:
+            group.first_token = time.monotonic()
         self._history[length - 1] = token
         self.state.history = self._history[:length]
         chunk = ""
@@ -102,7 +105,10 @@ class Sequence:
             chunk += text.finish()
         self.finish_reason = reason
         if group.streamed:
-            group.channel.put(Chunk(chunk, token, self.index, reason))
+            # Of a beam's text all are there before its tokens are handed out.
+            place = length - self.state.prompt_length - 1
+            logprobs = self.logprobs[place] if self.logprobs else None
+            group.channel.put(Chunk(chunk, token, self.index, reason, logprobs))
         if reason is not None:
             group.finish(self.index, self._finished(reason))
 

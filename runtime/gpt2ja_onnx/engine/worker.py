@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.engine.engine import Engine
     from gpt2ja_onnx.engine.group import SequenceGroup
     from gpt2ja_onnx.engine.scoring import ScoringJob
+    from gpt2ja_onnx.results import EngineStatistics
 
     Work = SequenceGroup | ScoringJob
 
@@ -52,6 +53,10 @@ class Worker:
     def waiting(self) -> tuple[int, int]:
         """Sequences and prompt tokens that wait now."""
         return self._limit.waiting
+
+    def statistics(self) -> EngineStatistics:
+        """What the engine does now and has done so far."""
+        return self._engine.statistics(self.waiting)
 
     def submit(self, work: Work, sequences: int, tokens: int, *, wait: bool) -> None:
         """Queue work.

@@ -43,6 +43,11 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the last token ended inside a character."""
+        return bool(self._decoder.getstate()[0])
+
     def fork(self) -> TextStream:
         """A copy that goes on by itself."""
         copy = TextStream(self._tokenizer, self._stop)

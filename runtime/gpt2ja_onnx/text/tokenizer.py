@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import sentencepiece
@@ -44,6 +45,18 @@ class Tokenizer:
         """
         ids: list[int] = self._processor.encode(_clean(text))
         return ids
+
+    def encode_with_texts(self, text: str) -> tuple[list[int], list[str]]:
+        """Ids of `text`, and the part of `text` that each one stands for.
+
+        The parts join to `text`, white space and unknown characters included. A part is empty
+        where the tokenizer adds a token, or where a later one completes the character.
+        """
+        pieces = self._processor.encode(_clean(text), return_type="proto").pieces
+        encoded = _clean(text).encode()
+        bounds = [0, *(piece.begin for piece in pieces[1:]), len(encoded)]
+        parts = [encoded[start:end].decode() for start, end in itertools.pairwise(bounds)]
+        return [piece.id for piece in pieces], parts if pieces else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens, as a text of its own: stripped."""

@@ -147,6 +147,10 @@ class CpuPlan:
         """See `gpt2ja_onnx.device.base.Plan`."""
         return self._buffers.logits
 
+    def all_candidates(self) -> tuple[Floats, Ids]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return self._buffers.candidate_scores, self._buffers.candidate_ids
+
     def _wrap(self, array: NDArray[Any]) -> Any:
         value = ort.OrtValue.ortvalue_from_numpy(array)
         self._bound.append(value)

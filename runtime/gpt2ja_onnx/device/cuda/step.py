@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import ModelShape
-    from gpt2ja_onnx.device.base import Floats, Logits
+    from gpt2ja_onnx.device.base import Floats, Ids, Logits
     from gpt2ja_onnx.device.cuda.memory import DeviceMemory
 
 
@@ -230,6 +230,14 @@ class CudaPlan:
     def all_logits(self) -> Floats:
         """See `gpt2ja_onnx.device.base.Plan`."""
         return self._step.read_logits()[: self._rows]
+
+    def all_candidates(self) -> tuple[Floats, Ids]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        outputs = self._step.outputs
+        return (
+            outputs[names.CANDIDATE_SCORES][: self._rows],
+            outputs[names.CANDIDATE_IDS][: self._rows],
+        )
 
 
 def _order_ties(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:

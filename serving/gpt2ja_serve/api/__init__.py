@@ -1,0 +1,1 @@
+"""The endpoints: what they take, what they answer."""
