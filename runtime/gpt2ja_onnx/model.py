@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.settings.keywords import Settings
 
+PREFIX_CACHE_BYTES = 2**27  # the published model's in int8: some 7,000 tokens
+
 
 class GPT2Ja:
     """A loaded bundle. Every method may be called from any thread, and from asyncio.
@@ -71,13 +73,19 @@ class GPT2Ja:
         max_memory: int | None = None,
         max_waiting: int = 16_384,
         max_waiting_tokens: int = 4_194_304,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.device = device
         self.batch_size = batch_size
         self.kernels = session.kernels
-        engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
+        engine = Engine(
+            session,
+            max_rows=batch_size,
+            max_memory=max_memory,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
         self._worker = Worker(
             engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
         )
@@ -96,6 +104,7 @@ class GPT2Ja:
         max_memory: int | None = None,
         max_waiting: int = 16_384,
         max_waiting_tokens: int = 4_194_304,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         device: DeviceChoice = "auto",
         kernels: KernelChoice = "auto",
         cuda_graphs: bool = True,
@@ -111,6 +120,9 @@ class GPT2Ja:
             max_waiting: Sequences that may wait for a row. Beyond, `submit` and the calls for
                 asyncio raise `QueueFullError`, the others wait.
             max_waiting_tokens: Prompt tokens that may wait, likewise.
+            prefix_cache_bytes: Bytes, beside `max_memory`, for keys and values of earlier
+                prompts: one that begins like them is computed from there on. 0 keeps none. On a
+                GPU none are kept.
             device: ``cpu``, ``cuda``, or ``auto``: the GPU for a bundle that is made for one, if
                 it can be used here, and the CPU otherwise.
             kernels: On the CPU, ``auto`` runs native operators where they can, and ``off``
@@ -132,6 +144,8 @@ class GPT2Ja:
         ):
             if value is not None and value < 1:
                 raise SettingError(f"{name} must be at least 1, not {value}")
+        if prefix_cache_bytes < 0:
+            raise SettingError(f"prefix_cache_bytes must be at least 0, not {prefix_cache_bytes}")
         manifest = read_manifest(path, verify_hashes=verify_hashes)
         if manifest.graph != "fused":
             raise BundleError(
@@ -164,6 +178,7 @@ class GPT2Ja:
             max_memory=max_memory,
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
+            prefix_cache_bytes=prefix_cache_bytes,
         )
 
     @property

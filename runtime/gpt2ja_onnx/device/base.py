@@ -6,7 +6,7 @@ The CPU, CUDA and the tests' fakes implement these protocols; the engine knows n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -130,6 +130,28 @@ class Cache(Protocol):
 
     def decode_plan(self, rows: int) -> Plan:
         """A call with one new token for each of the first `rows` rows; kept for the next step."""
+        ...
+
+
+class SavedPositions(Protocol):
+    """Keys and values of some positions, apart from any row."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        ...
+
+
+@runtime_checkable
+class RowStore(Protocol):
+    """A cache whose rows can be saved and restored."""
+
+    def save(self, row: int, start: int, stop: int) -> SavedPositions:
+        """Copy positions of a row."""
+        ...
+
+    def restore(self, saved: SavedPositions, row: int, start: int) -> None:
+        """Write saved positions to a row, from `start` on."""
         ...
 
 
