@@ -9,6 +9,7 @@ import numpy as np
 from gpt2ja_onnx.bundle.manifest import ModelShape
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.settings.config import GenerationConfig
@@ -60,6 +61,9 @@ class FakePlan:
 
     def all_logits(self) -> Floats:
         return self.logits[:, None]
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        return log_normalisers(self.all_logits())
 
     def all_candidates(self) -> tuple[Floats, Ids]:
         scores = self.scores()

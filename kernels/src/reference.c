@@ -173,7 +173,16 @@ static void best(const float *scores, int size, int count, float *best_scores,
     }
 }
 
+static void sum_exponentials(const float *scores, int size, float *largest, double *total) {
+    *largest = -INFINITY;
+    *total = 0;
+    for (int i = 0; i < size; i++) *largest = scores[i] > *largest ? scores[i] : *largest;
+    for (int i = 0; i < size; i++) *total += exp((double)scores[i] - *largest);
+    for (int i = 0; i < size; i++) *total += scores[i] - scores[i]; /* NaN if not finite */
+}
+
 const Kernels kernels_reference = {
     .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
     .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4, .store = store, .attend = attend, .embed = embed, .best = best,
+    .sum_exponentials = sum_exponentials,
 };

@@ -228,6 +228,22 @@ static void try_best(const Kernels *kernels) {
     free(scores);
 }
 
+static void try_exponentials(const Kernels *kernels) {
+    int size = between(1, 3000);
+    float *scores = floats((size_t)size), largest, expected_largest;
+    double total, expected;
+    for (int i = 0; i < size; i++) scores[i] = scores[i] * 20 - 30;
+    const float odd[] = {NAN, INFINITY, -INFINITY};
+    if (!between(0, 2)) scores[between(0, size - 1)] = odd[between(0, 2)];
+    kernels->sum_exponentials(scores, size, &largest, &total);
+    kernels_reference.sum_exponentials(scores, size, &expected_largest, &expected);
+    if (isfinite(expected) ? !(fabs(total - expected) <= 2e-6 * expected) : isfinite(total))
+        fail("sum of exponentials", kernels, size, 0, total, expected);
+    if (isfinite(expected) && largest != expected_largest)
+        fail("largest score", kernels, size, 0, largest, expected_largest);
+    free(scores);
+}
+
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 300;
     const Kernels *tried[] = {&kernels_avx2, &kernels_avx512};
@@ -238,6 +254,7 @@ int main(int argc, char **argv) {
             try_linear4(tried[i]);
             try_attention(tried[i]);
             try_store(tried[i]);
+            try_exponentials(tried[i]);
             try_best(tried[i]);
         }
         printf("%s: %d rounds agree\n", tried[i]->name, rounds);

@@ -198,6 +198,10 @@ class Plan(Protocol):
         """Logits of all positions, shape (rows, positions, vocabulary)."""
         ...
 
+    def log_normalisers(self) -> NDArray[np.float64]:
+        """What log-probabilities are less than those logits by, shape (rows, positions)."""
+        ...
+
     def all_candidates(self) -> tuple[Floats, Ids]:
         """The best scores of all positions and their token ids, as `Scores` has them.
 
