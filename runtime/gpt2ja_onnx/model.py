@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -79,17 +80,20 @@ class GPT2Ja:
         self.tokenizer = tokenizer
         self.device = device
         self.batch_size = batch_size
-        self.kernels = session.kernels
         engine = Engine(
             session,
             max_rows=batch_size,
             max_memory=max_memory,
             prefix_cache_bytes=prefix_cache_bytes,
         )
+        self.kernels = kernels = session.kernels
+        self._fingerprint = functools.cache(
+            lambda: f"{manifest.digest}-ort{ort.__version__}-{kernels}"
+        )
         self._worker = Worker(
             engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
         )
-        self._intake = Intake(manifest, tokenizer, self._worker)
+        self._intake = Intake(manifest, tokenizer, self._worker, self._fingerprint)
         # A model that nobody holds any more finishes what handles still wait for, and goes.
         finalizer = weakref.finalize(self, self._worker.close, wait=False)
         finalizer.atexit = False
@@ -189,7 +193,7 @@ class GPT2Ja:
     @property
     def fingerprint(self) -> str:
         """Names bundle, onnxruntime and kernels; where it is the same, so is a seed's text."""
-        return f"{self.manifest.digest}-ort{ort.__version__}-{self.kernels}"
+        return self._fingerprint()
 
     def statistics(self) -> EngineStatistics:
         """What runs and waits now, and what was done since the model was loaded."""

@@ -32,6 +32,7 @@ class GenerationResult:
         prompt_tokens: Number of the prompt's tokens.
         completion_tokens: Number of `token_ids`.
         seed: The seed that gives this text again.
+        fingerprint: Where it is the same, a seed gives the same text: see `GPT2Ja.fingerprint`.
         logprobs: One entry per token, where asked for.
     """
 
@@ -44,6 +45,7 @@ class GenerationResult:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+    fingerprint: str
     logprobs: list[TokenLogprobs] | None = None
 
     def to_dict(self) -> dict[str, Any]:
