@@ -191,7 +191,7 @@ def test_the_description_is_the_servers(served: Running) -> None:
 
 @schema.parametrize()
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
