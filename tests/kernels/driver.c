@@ -90,6 +90,7 @@ static float *multiplied(const Kernels *kernels, int rows, int inputs, int outpu
     uint32_t *words = memory((size_t)rows * words_size * sizeof *words);
     float *largest = malloc((size_t)rows * sizeof *largest);
     float *scratch = memory((size_t)padded(inputs) * sizeof *scratch);
+    memset(scratch, 255, (size_t)padded(inputs) * sizeof *scratch); /* NaN, as memory may hold */
     for (int r = 0; r < rows; r++)
         largest[r] = kernels->quantize(source + (size_t)r * (size_t)inputs, norm, inputs, scratch,
                                        words + (size_t)r * words_size);

@@ -1,4 +1,4 @@
-"""Each native operator against its standard body, as exported, and against itself in other company."""
+"""Each native operator against its standard body, and against itself in other company."""
 
 from __future__ import annotations
 
