@@ -286,10 +286,14 @@ static void try_best(const Kernels *kernels) {
     for (int i = 0; i < count; i++)
         if (ids[i] != expected_ids[i] || found[i] != expected[i])
             fail("best", kernels, i, 0, (double)ids[i], (double)expected_ids[i]);
-    scores[between(0, size - 1)] = NAN;
+    int odd = between(0, size - 1); /* NaN is the worst */
+    scores[odd] = NAN;
     kernels->best(scores, size, count, found, ids);
+    scores[odd] = -INFINITY;
+    kernels_reference.best(scores, size, count, expected, expected_ids);
     for (int i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= size) fail("best of NaN", kernels, i, 0, (double)ids[i], 0);
+        if (ids[i] != expected_ids[i])
+            fail("best of NaN", kernels, i, 0, (double)ids[i], (double)expected_ids[i]);
     free(scores);
 }
 
