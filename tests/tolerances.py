@@ -20,6 +20,9 @@ OPERATORS = {
     "NormLinear": 1e-4,
     "NormLinearGelu": 1e-4,
     "NormHead": 1e-4,
+    "LinearResidualInt4": 1e-4,
+    "NormLinearInt4": 1e-4,
+    "NormLinearGeluInt4": 1e-4,
     "Attention": 1e-3,
 }
 PROBABILITY = 1e-6

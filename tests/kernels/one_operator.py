@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 # The types of what each operator gives; every other operator gives floats.
 _OUTPUTS = {"Candidates": (np.float32, np.int64), "Attention": (np.float32, np.int8, np.int8)}
 # Which inputs change from call to call; the others are weights.
-_CHANGING = {"Embed": (0, 1), "Attention": (0, 1, 2, 3, 4), "LinearResidual": (0, 4)}
+_CHANGING = {
+    "Embed": (0, 1),
+    "Attention": (0, 1, 2, 3, 4),
+    "LinearResidual": (0, 4),
+    "LinearResidualInt4": (0, 5),
+}
 
 
 class OneOperator:
@@ -57,7 +62,7 @@ class OneOperator:
         if heads is not None:
             for node in function.node:
                 for attribute in node.attribute:
-                    if attribute.name in ("num_heads", "kv_num_heads"):
+                    if attribute.name.endswith("num_heads") and not attribute.ref_attr_name:
                         attribute.i = heads
         self._changing = _CHANGING.get(name, (0,))
         values = [f"input_{index}" for index in range(len(inputs))]

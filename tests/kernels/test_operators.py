@@ -35,23 +35,33 @@ def whole(random: np.random.Generator, *shape: int) -> NDArray[np.int8]:
     return random.integers(-128, 128, shape, dtype=np.int8)
 
 
-def linear(name: str, rows: int, inputs: int, outputs: int, seed: int = 0) -> Arrays:
+def linear(name: str, rows: int, inputs: int, outputs: int) -> Arrays:
     """Rows and weights for one of the linear operators."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(inputs)
     arrays: list[NDArray[Any]] = [floats(random, rows, 1, inputs)]
     if name.startswith("Norm"):
         arrays += [1 + floats(random, inputs) / 8, floats(random, inputs) / 8]
-    matrix = (outputs, inputs) if name == "NormHead" else (inputs, outputs)
-    arrays += [whole(random, *matrix), np.abs(floats(random, outputs)) / 100]
+    if name.endswith("Int4"):  # weights, scales and zero points of blocks of 32
+        blocks = inputs // 32
+        arrays += [
+            random.integers(0, 256, (outputs, blocks, 16), dtype=np.uint8),
+            np.abs(floats(random, outputs, blocks)) / 10,
+            random.integers(0, 256, (outputs, (blocks + 1) // 2), dtype=np.uint8),
+        ]
+    else:
+        matrix = (outputs, inputs) if name == "NormHead" else (inputs, outputs)
+        arrays += [whole(random, *matrix), np.abs(floats(random, outputs)) / 100]
     if name != "NormHead":
         arrays.append(floats(random, outputs))
-    if name == "LinearResidual":
+    if name.startswith("LinearResidual"):
         arrays.append(floats(random, rows, 1, outputs))
     return arrays
 
 
-def attributes(name: str) -> dict[str, Any]:
-    return EPSILON if name.startswith("Norm") else {}
+def attributes(name: str, inputs: int, outputs: int) -> dict[str, Any]:
+    """What a call of `name` states beside its inputs."""
+    given = EPSILON if name.startswith("Norm") else {}
+    return given | {"K": inputs, "N": outputs} if name.endswith("Int4") else given
 
 
 def both(
@@ -66,53 +76,61 @@ def both(
 # --- products ---
 
 
-@pytest.mark.parametrize("name", ["LinearResidual", "NormLinear", "NormLinearGelu"])
+INT8 = ["LinearResidual", "NormLinear", "NormLinearGelu"]
+INT4 = [f"{name}Int4" for name in INT8]
+ODD = [(2, 1, 1), (7, 33, 65), (0, 8, 8)]  # rows, inputs, outputs
+BLOCKS = [(1, 64, 192), (40, 256, 70), (120, 96, 768), (1, 1280, 40), (3, 32, 1), (0, 64, 8)]
+
+
+def home(quantized: dict[str, Path], name: str) -> Path:
+    """A bundle whose graph calls `name`."""
+    if name == "NormHead":
+        return demo_bundle()
+    return quantized["int4" if name.endswith("Int4") else "int8"]
+
+
 @pytest.mark.parametrize(
-    ("rows", "inputs", "outputs"),
-    [(1, 64, 192), (2, 1, 1), (7, 33, 65), (40, 256, 70), (120, 96, 768), (1, 1280, 40), (0, 8, 8)],
+    ("name", "shape"),
+    [
+        *((name, shape) for name in INT8 for shape in ODD + BLOCKS),
+        *((name, shape) for name in INT4 for shape in BLOCKS),
+        *(("NormHead", (rows, *DEMO_SHAPE)) for rows in (1, 5, 33)),
+    ],
 )
-def test_linear(bundles: dict[str, Path], name: str, rows: int, inputs: int, outputs: int) -> None:
-    arrays = linear(name, rows, inputs, outputs)
-    (found,), (expected,) = both(bundles["int8"], name, arrays, attributes(name))
-    assert found.shape == (rows, 1, outputs)
+def test_linear(quantized: dict[str, Path], name: str, shape: tuple[int, int, int]) -> None:
+    arrays, bundle = linear(name, *shape), home(quantized, name)
+    (found,), (expected,) = both(bundle, name, arrays, attributes(name, *shape[1:]))
+    assert found.shape == (shape[0], 1, shape[2])
     assert_near(found, expected, OPERATORS[name])
 
 
-@pytest.mark.parametrize("rows", [1, 5, 33])
-def test_head(rows: int) -> None:
-    arrays = linear("NormHead", rows, *DEMO_SHAPE)
-    (found,), (expected,) = both(demo_bundle(), "NormHead", arrays, EPSILON)
-    assert_near(found, expected, OPERATORS["NormHead"])
-
-
-@pytest.mark.parametrize("name", ["LinearResidual", "NormLinear", "NormLinearGelu", "NormHead"])
+@pytest.mark.parametrize("name", [*INT8, *INT4, "NormHead"])
 def test_a_row_alone_among_others_and_on_several_threads(
-    bundles: dict[str, Path], name: str
+    quantized: dict[str, Path], name: str
 ) -> None:
-    shape = DEMO_SHAPE if name == "NormHead" else (130, 199)
-    bundle = demo_bundle() if name == "NormHead" else bundles["int8"]
+    shape = DEMO_SHAPE if name == "NormHead" else (160 if name in INT4 else 130, 199)
+    bundle, given = home(quantized, name), attributes(name, *shape)
     arrays = linear(name, 101, *shape)
     one, four = (
-        OneOperator(bundle, name, arrays, attributes(name), threads=threads, native=True)
-        for threads in (1, 4)
+        OneOperator(bundle, name, arrays, given, threads=threads, native=True) for threads in (1, 4)
     )
     (expected,) = one(arrays)
     np.testing.assert_array_equal(four(arrays)[0], expected)
     for rows in (slice(0, 1), slice(100, 101), slice(3, 12)):
         some = [arrays[0][rows], *arrays[1:]]
-        if name == "LinearResidual":
+        if name.startswith("LinearResidual"):
             some[-1] = arrays[-1][rows]
         for operator in (one, four):
             np.testing.assert_array_equal(operator(some)[0], expected[rows])
 
 
-@pytest.mark.parametrize("name", ["LinearResidual", "NormLinear", "NormLinearGelu"])
+@pytest.mark.parametrize("name", [*INT8, *INT4])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_in_its_row(
-    bundles: dict[str, Path], name: str, value: float
+    quantized: dict[str, Path], name: str, value: float
 ) -> None:
-    arrays = linear(name, 9, 40, 70)
-    operator = OneOperator(bundles["int8"], name, arrays, attributes(name), native=True)
+    arrays, given = linear(name, 9, 96, 70), attributes(name, 96, 70)
+    operator = OneOperator(home(quantized, name), name, arrays, given, native=True)
     (clean,) = operator(arrays)
     arrays[0][4, 0, 17] = value
     (found,) = operator(arrays)
@@ -121,12 +139,15 @@ def test_what_is_not_finite_stays_in_its_row(
     np.testing.assert_array_equal(found[others], clean[others])
 
 
-def test_a_row_of_zeros(bundles: dict[str, Path]) -> None:
-    arrays = linear("LinearResidual", 3, 40, 70)
+@pytest.mark.parametrize("name", ["LinearResidual", "LinearResidualInt4"])
+def test_a_row_of_zeros(quantized: dict[str, Path], name: str) -> None:
+    arrays = linear(name, 3, 96, 70)
     arrays[0][1] = 0
-    (found,), (expected,) = both(bundles["int8"], "LinearResidual", arrays, {})
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(found[1, 0], arrays[3] + arrays[4][1, 0])
+    operator = OneOperator(
+        home(quantized, name), name, arrays, attributes(name, 96, 70), native=True
+    )
+    bias, residual = arrays[-2:]
+    np.testing.assert_array_equal(operator(arrays)[0][1, 0], bias + residual[1, 0])
 
 
 # --- attention ---
@@ -313,19 +334,21 @@ def test_shapes_that_do_not_fit_each_other(bundles: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "index", "size", "message"),
     [
-        ("NormLinear", 1, 39, "the weights' sizes do not fit"),
+        ("NormLinear", 1, 95, "the weights' sizes do not fit"),
         ("NormLinear", 4, 71, "the weights' sizes do not fit"),
         ("NormLinear", 5, 69, "the weights' sizes do not fit"),
         ("LinearResidual", 2, 1, "the weights' sizes do not fit"),
+        ("NormLinearInt4", 4, 70, "the weights' sizes do not fit"),
+        ("NormLinearInt4", 6, 69, "the weights' sizes do not fit"),
     ],
 )
 def test_weights_that_do_not_fit_each_other(
-    bundles: dict[str, Path], name: str, index: int, size: int, message: str
+    quantized: dict[str, Path], name: str, index: int, size: int, message: str
 ) -> None:
-    arrays = [*linear(name, 1, 40, 70)]
+    arrays = [*linear(name, 1, 96, 70)]
     arrays[index] = np.ones(size, dtype=np.float32)
     with pytest.raises(Exception, match=message):
-        OneOperator(bundles["int8"], name, arrays, attributes(name), native=True)
+        OneOperator(home(quantized, name), name, arrays, attributes(name, 96, 70), native=True)
 
 
 @pytest.mark.parametrize("size", [8, 24, 272])
@@ -363,10 +386,11 @@ def logits(
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_text_at_once_in_pieces_and_token_by_token(
-    bundles: dict[str, Path], native: Kernels, threads: int
+    quantized: dict[str, Path], native: Kernels, precision: str, threads: int
 ) -> None:
-    bundle = bundles["int8"]
+    bundle = quantized[precision]
     expected = logits(bundle, native, 1, [])
     assert np.isfinite(expected).all()
     for cuts in ([], [1], [96], [13, 14, 50], list(range(1, len(IDS)))):
