@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.device.cpu.plan import CpuPlan
 from gpt2ja_onnx.errors import CancelledError, ClosedError, GenerationError
 from gpt2ja_onnx.settings.keywords import Settings
 from tests.idle import wait_until_idle
@@ -109,6 +111,42 @@ def test_an_exception_in_a_with_block_does_not_wait(bundles: dict[str, Path]) ->
     assert time.monotonic() - started < 2
     with pytest.raises(CancelledError):
         handles[0].result()
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[None]:
+    """What is done in the block is interrupted, as by Ctrl-C, a moment later."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_close_that_is_interrupted_can_be_repeated(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C while the process waits for its end must not leave a thread behind."""
+    run = CpuPlan.run
+
+    def slow(plan: CpuPlan) -> None:
+        time.sleep(0.3)
+        run(plan)
+
+    monkeypatch.setattr(CpuPlan, "run", slow)
+    model = GPT2Ja.load(bundles["int8"], batch_size=1)
+    handle = model.submit("朝の", **LONG)
+    next(iter(handle))
+    with interrupted():
+        model.close(cancel=True)
+    model.close()
+    assert handle.done
 
 
 def test_a_thread_that_cannot_be_started_is_an_error(
