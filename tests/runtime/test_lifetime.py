@@ -282,12 +282,13 @@ def test_an_interrupt_ends_the_command(
 
 def test_a_forked_child_is_told_what_to_do_and_ends(bundles: dict[str, Path]) -> None:
     code = """
-import os, sys
+import os, signal, sys
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.errors import ClosedError
 model = GPT2Ja.load(sys.argv[1])
 model.generate("朝の", max_new_tokens=2)
 child = os.fork()
+signal.alarm(50)  # neither process outlives a failed test
 if child == 0:
     try:
         model.generate("朝の", max_new_tokens=2)
