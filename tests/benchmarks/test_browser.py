@@ -9,14 +9,14 @@ import pytest
 from gpt2ja_bench.reporting.html import render_html
 from gpt2ja_bench.reporting.plots.speed import speed_by_batch
 from gpt2ja_bench.reporting.plots.style import drawing, standalone
-from tests.benchmarks.chromium import CHROMIUM, open_chromium
+from tests.chromium import CHROMIUM, open_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from gpt2ja_bench.report import Report
-    from tests.benchmarks.chromium import Page
+    from tests.chromium import Page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
 
