@@ -11,7 +11,7 @@ import pytest
 
 from gpt2ja_onnx import GPT2Ja, Request
 from gpt2ja_onnx.errors import GenerationError, QueueFullError
-from tests.idle import calls_until_idle
+from tests.idle import calls_until_idle, wait_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
