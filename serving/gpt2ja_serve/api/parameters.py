@@ -224,6 +224,8 @@ def api_default(name: str, defaults: GenerationConfig) -> Any:
     if parameter.setting is None:
         return False if isinstance(parameter.kind, Flag) else None
     value = getattr(defaults, parameter.setting)
+    if name == "logit_bias":
+        return {str(token): bias for token, bias in value}
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -200,7 +200,9 @@ function json() {
 }
 
 function showDefault(input, setting) {
+  const value = setting.default;
   if (setting.name === "seed") hint(input, "newSeed");
-  else if (setting.default === null) hint(input, "none");
-  else input.placeholder = setting.default;
+  else if (value === null || (typeof value === "object" && !Object.keys(value).length)) {
+    hint(input, "none");
+  } else input.placeholder = typeof value === "object" ? JSON.stringify(value) : value;
 }
