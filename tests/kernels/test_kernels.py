@@ -21,7 +21,7 @@ OBJECTS = {
     "processor": (SOURCES / "processor.c", []),
     "driver": (Path(__file__).with_name("driver.c"), []),
 }
-ROUNDS = 200
+ROUNDS = 100
 
 
 def test_every_instruction_set_agrees_with_the_reference(tmp_path: Path) -> None:

@@ -129,8 +129,11 @@ def test_verification_runs_both_ways(
 ) -> None:
     # The limits are about trained weights; random ones lose more.
     monkeypatch.setattr(pipeline, "check", lambda *_: None)
+    text = tmp_path / "text.txt"
+    text.write_text("朝の京都は静かである。\n" * 20, encoding="utf-8")
     before = native.calls
-    manifest = export_bundle(str(checkpoint), tmp_path / "out", ExportSettings(precision="int8"))
+    settings = ExportSettings(precision="int8", eval_text=text)
+    manifest = export_bundle(str(checkpoint), tmp_path / "out", settings)
     assert native.calls > before
     found = manifest.verification
     assert found["kernels"] == native.instruction_set
