@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt2ja_onnx.errors import PromptError
-from gpt2ja_serve.batch.writing import free_name
+from gpt2ja_serve.batch.writing import free_name, named_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -194,17 +194,8 @@ def _value(value: Any, field: pa.Field, as_json: Collection[str]) -> Any:
     if field.name == "id":
         return str(value)
     if field.name in ("logprobs", "best"):
-        return _named(value)
+        return named_pairs(value)
     return value
-
-
-def _named(value: Any) -> Any:
-    """Pairs of (id, log-probability) as structs, at any depth."""
-    if isinstance(value, tuple):
-        return {"id": value[0], "logprob": value[1]}
-    if isinstance(value, dict):
-        return {key: _named(item) for key, item in value.items()}
-    return [_named(item) for item in value] if isinstance(value, list) else value
 
 
 def _groups(file: pq.ParquetFile, ranges: Sequence[range]) -> Iterator[tuple[int, int, int]]:

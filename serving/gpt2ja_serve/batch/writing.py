@@ -59,3 +59,12 @@ def free_name(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name = f"input_{name}"
     return name
+
+
+def named_pairs(value: Any) -> Any:
+    """Pairs of (id, log-probability) as structs, at any depth."""
+    if isinstance(value, tuple):
+        return {"id": value[0], "logprob": value[1]}
+    if isinstance(value, dict):
+        return {key: named_pairs(item) for key, item in value.items()}
+    return [named_pairs(item) for item in value] if isinstance(value, list) else value
