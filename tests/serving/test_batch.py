@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -335,6 +336,25 @@ def test_killed_at_any_moment_and_resumed(
     assert before.items() <= contents(out).items()
     assert contents(out) == contents(tmp_path / "whole")
     assert len(contents(out)) == 20
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_a_full_disk_costs_the_part_in_work(batch: Batch, tmp_path: Path, format_: str) -> None:
+    rows = [{"prompt": "寺は", "id": i, "logprobs": 60} for i in range(60)]
+    source = write(tmp_path / "in.jsonl", rows)
+    options = (source, "--seed", 1, "--part-rows", 20, "--format", format_)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        code, said = batch(*options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 1
+    assert "cannot be written" in one_error(said)
+    assert contents(tmp_path / "out") == {}
+    assert batch(*options, "--resume")[0] == 0
+    assert batch(*options, output=tmp_path / "whole")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_help_and_json_lines_need_no_extra(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ class _OpenPart:
 
     def abandon(self) -> None:
         """Close the file; it is left to be written anew."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # pyarrow's are both
             self._writer.close()
 
 
