@@ -47,7 +47,7 @@ with GPT2Ja.load() as model:
         assert shown.endswith(native.instruction_set), shown
         assert model.kernels == native.instruction_set, model.kernels
 
-for command in ("generate", "score", "serve", "inspect", "export", "train", "bench"):
+for command in ("generate", "score", "serve", "batch", "inspect", "export", "train", "bench"):
     assert command in run("--help").stdout
     helped = run(command, "--help")
     assert helped.returncode == 0, (command, helped.stderr)

@@ -77,5 +77,9 @@ class QueueFullError(GenerationError):
     """So many sequences or prompt tokens wait already that no further request is taken."""
 
 
+class BatchError(Gpt2jaError, RuntimeError):
+    """A batch job is not the one that its directory holds, is under way, or cannot go on."""
+
+
 class BenchmarkError(Gpt2jaError, RuntimeError):
     """A benchmark cannot be run, or a report cannot be read."""

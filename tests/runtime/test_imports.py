@@ -31,7 +31,7 @@ def test_help_is_quick_to_import() -> None:
     code = """
 import sys
 from gpt2ja_onnx.cli import main
-for command in ("export", "generate", "score", "serve", "inspect", "train"):
+for command in ("export", "generate", "score", "serve", "batch", "inspect", "train"):
     try:
         main([command, "--help"])
     except SystemExit as exit:

@@ -29,6 +29,9 @@ _COMMANDS = {
     "generate": _Entry("gpt2ja_onnx.cli.generate", "cpu", "Continue prompts."),
     "score": _Entry("gpt2ja_onnx.cli.score", "cpu", "Log-probability and perplexity of texts."),
     "serve": _Entry("gpt2ja_serve.cli", "serve", "Serve a bundle over HTTP, with a page."),
+    "batch": _Entry(
+        "gpt2ja_serve.batch.cli", "batch", "Run a resumable job over files of prompts."
+    ),
     "inspect": _Entry("gpt2ja_onnx.cli.inspect", "cpu", "Say what a bundle is and where it runs."),
     "export": _Entry("gpt2ja_export.cli", "export", "Export a checkpoint to a verified bundle."),
     "train": _Entry("gpt2ja_train.cli", "train", "Train a model: corpus, tokenizer, weights."),

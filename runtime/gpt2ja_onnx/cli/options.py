@@ -23,7 +23,7 @@ from gpt2ja_onnx.settings.kinds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from gpt2ja_onnx.settings.config import Declaration
 
@@ -125,9 +125,11 @@ def bundle_options(function: _F) -> _F:
     return function
 
 
-def setting_options(function: _F) -> _F:
-    """One option for each setting that can be typed."""
+def setting_options(function: _F, without: Collection[str] = ()) -> _F:
+    """One option for each setting that can be typed, and is not among those to leave out."""
     for name, item in reversed(GenerationConfig.declared().items()):
+        if name in without:
+            continue
         declaration: Declaration = item.metadata["declaration"]
         attributes = _attributes(name, declaration.kind)
         if attributes is None:
