@@ -17,7 +17,8 @@ from gpt2ja_onnx.errors import BenchmarkError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)  # version 1 has no integer rate, kernels and native calls
 REPORT_FILE = "report.json"
 BASELINE = "torch"  # the engine that ratios are taken to
 
@@ -37,6 +38,9 @@ class Machine:
         system: Operating system and Python.
         bandwidth: Measured bytes a second when reading memory, with the threads of the report.
         matrix_rate: Measured floating point operations a second of an fp32 product (fp16 on CUDA).
+        integer_rate: Measured integer operations a second of an int8 product, by this project's
+            native operators with weights from the cache; 0 where there are none.
+        kernels: The instruction set of these operators, or why there are none.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Machine:
     system: str
     bandwidth: float
     matrix_rate: float
+    integer_rate: float = 0.0
+    kernels: str = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class EngineReport:
         check: Against PyTorch.
         weight_bytes: Bytes of weights that one decoding step reads, for the floor.
         step_operations: Floating point (or integer) operations a row and decoding step.
+        kernels: What computes the graph, where the engine tells: ``avx2`` for native operators.
+        fingerprint: Names bundle, library and kernels; where it is the same, so is a seed's text.
     """
 
     id: str
@@ -124,6 +132,8 @@ class EngineReport:
     check: Check | None = None
     weight_bytes: int = 0
     step_operations: int = 0
+    kernels: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,7 @@ class Workload:
         new_tokens: Tokens to generate for every prompt; the mean for a queue.
         requests: Requests in a queue, or texts to score; otherwise equal to `rows`.
         shared_prompt: Whether the rows continue one and the same prompt.
+        peers: How many of the other projects' engines ran, the fastest ones; None: every engine.
     """
 
     id: str
@@ -151,6 +162,7 @@ class Workload:
     new_tokens: int
     requests: int
     shared_prompt: bool = False
+    peers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +175,14 @@ class Sample:
         steps: Durations of the decoding steps after the first token, one a step of the whole
             batch; empty where the engine does not tell.
         tokens: Tokens that were generated, or scored.
+        native_calls: Calls of this project's native operators, where the engine counts them.
     """
 
     seconds: float
     first_token: float | None
     steps: tuple[float, ...]
     tokens: int
+    native_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +238,8 @@ def read_report(path: Path) -> Report:
         raise BenchmarkError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BenchmarkError(f"{path}: is no report: {error}") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
+    version = found.get("version") if isinstance(found, dict) else None
+    if version not in _READABLE:
         raise BenchmarkError(f"{path}: has report version {version}, expected {VERSION}")
     try:
         return _report(found)
@@ -242,6 +256,7 @@ def _report(found: dict[str, Any]) -> Report:
     return Report(
         **found
         | {
+            "version": VERSION,
             "machine": Machine(**machine | {"flags": tuple(machine["flags"])}),
             "settings": Settings(**found["settings"]),
             "engines": tuple(_engine(item) for item in found["engines"]),

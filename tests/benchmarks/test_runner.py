@@ -78,6 +78,20 @@ def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:
     assert report.engines[1].check.passed
 
 
+def test_only_the_fastest_peers_run_what_takes_long(tmp_path: Path) -> None:
+    narrow = Plan(Workload("more", "More rows", "generate", 3, 4, 6, 3, peers=1), 1, 1)
+    done: list[float] = []
+    chosen = settings(
+        spec("fast", "fast", packages=("click",)),
+        spec("slow", "slow", packages=("pytest",)),
+        spec("ours-slow", "slow", packages=("ruff",)),
+        plans=(GENERATE, narrow),
+    )
+    report = Runner(chosen, tmp_path, lambda name, cost: done.append(cost)).run()
+    assert {r.engine for r in report.results if r.workload == "more"} == {"fast", "ours-slow"}
+    assert sum(done) == pytest.approx(chosen.cost)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [("dies", "exit code 7"), ("hangs", "no answer within 8 s"), ("cannot convert", "not for me")],

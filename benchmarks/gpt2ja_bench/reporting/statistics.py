@@ -145,12 +145,52 @@ def find_result(report: Report, engine: str, workload: str) -> Result | None:
 
 
 def batch_ladder(report: Report) -> list[Workload]:
-    """The workloads that differ in their number of rows alone, fewest rows first."""
+    """The workloads of every engine that differ in their number of rows alone, fewest first."""
+    return [workload for workload in row_ladder(report) if workload.peers is None]
+
+
+def row_ladder(report: Report) -> list[Workload]:
+    """`batch_ladder` with the workloads that only the fastest engines ran."""
     alike = [w for w in report.workloads if w.kind == "generate" and not w.shared_prompt]
     if not alike:
         return []
     prompt = min(w.prompt_tokens for w in alike)
     return sorted((w for w in alike if w.prompt_tokens == prompt), key=lambda w: w.rows)
+
+
+def fastest_peers(report: Report, rows: int, count: int) -> list[str]:
+    """The other projects' fastest engines at about so many rows, one a library.
+
+    Among those with weights of 8 bits if there are any, since that is what this project is
+    compared in; empty where nothing was measured yet.
+    """
+    ladder = batch_ladder(report)
+    if not ladder:
+        return []
+    workload = min(ladder, key=lambda w: abs(w.rows - rows))
+    steps: dict[str, float] = {}
+    for engine in report.engines:
+        result = find_result(report, engine.id, workload.id)
+        step = step_time(result) if result else None
+        if step and not is_ours(engine) and not is_wrong(engine):
+            steps[engine.id] = step.value
+    peers = sorted((e for e in report.engines if e.id in steps), key=lambda e: steps[e.id])
+    eights = [engine for engine in peers if bits(engine.precision) == 8]
+    libraries: dict[str, str] = {}
+    for engine in eights or peers:
+        libraries.setdefault(engine.library.split(" ")[0], engine.id)
+    return list(libraries.values())[:count]
+
+
+def steps_by_position(result: Result, workload: Workload, windows: int) -> list[tuple[int, float]]:
+    """How long a step takes as texts grow: (positions, seconds), medians of equal windows."""
+    count = min((len(sample.steps) for sample in result.samples), default=0)
+    if count < windows:
+        return []
+    steps = np.asarray([sample.steps[:count] for sample in result.samples])
+    parts = np.array_split(np.arange(count), windows)
+    first = workload.prompt_tokens + 1  # a step's positions, its own included
+    return [(first + int(np.median(p)), float(np.median(steps[:, p]))) for p in parts]
 
 
 def is_ours(engine: EngineReport) -> bool:
@@ -184,16 +224,20 @@ def bits(precision: str) -> int | None:
 def floor(machine: Machine, engine: EngineReport, workload: Workload) -> float | None:
     """The least seconds of a decoding step that the machine allows.
 
-    The larger of reading the weights once and of the batch's arithmetic at the fp32 matrix rate
-    (Williams, Waterman, Patterson: Roofline, 2009). For integer weights the arithmetic of the
-    machine is faster than its fp32 rate, so only the reading counts there.
+    The larger of reading the weights once and of the batch's arithmetic (Williams, Waterman,
+    Patterson: Roofline, 2009): at the fp32 matrix rate, and for integer weights at the integer
+    rate. Where that was not measured only the reading counts for them.
     """
     if workload.kind != "generate" or not engine.weight_bytes:
         return None
     reading = engine.weight_bytes / machine.bandwidth
-    if (bits(engine.precision) or 0) < 16:
-        return reading
-    return max(reading, workload.rows * engine.step_operations / machine.matrix_rate)
+    rate = machine.integer_rate if is_integer(engine) else machine.matrix_rate
+    return max(reading, workload.rows * engine.step_operations / rate) if rate else reading
+
+
+def is_integer(engine: EngineReport) -> bool:
+    """Whether the weights are integers."""
+    return (bits(engine.precision) or 32) < 16
 
 
 def _call_speeds(result: Result) -> list[float]:

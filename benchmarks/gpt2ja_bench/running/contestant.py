@@ -18,7 +18,7 @@ from gpt2ja_onnx.errors import BenchmarkError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_bench.running.engines.base import Output
+    from gpt2ja_bench.running.engines.base import Identity, Output
     from gpt2ja_bench.running.engines.spec import EngineSpec
     from gpt2ja_bench.running.shape import Shape
 
@@ -172,10 +172,17 @@ class Contestant:
             started = time.perf_counter()
             arguments = (self._model, self._stage.threads)
             process.call("load", *arguments, timeout=self._stage.time_limit)
+            seconds = time.perf_counter() - started
+            identity: Identity = process.call("identity", timeout=self._stage.time_limit)
         except BaseException:
             process.close()
             raise
-        self.report = replace(self.report, load=(time.perf_counter() - started,))
+        self.report = replace(
+            self.report,
+            load=(seconds,),
+            kernels=identity.kernels,
+            fingerprint=identity.fingerprint,
+        )
         self._process = process
         process.freeze()
 
@@ -206,4 +213,5 @@ def _sample(output: Output, workload: Workload) -> Sample:
         first_token=output.marks[0] if output.marks and not queued else None,
         steps=() if queued else steps,
         tokens=sum(map(len, output.token_ids)),
+        native_calls=output.native_calls,
     )

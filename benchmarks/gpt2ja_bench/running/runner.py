@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.report import REPORT_FILE, Report, Result, Settings, write_report
+from gpt2ja_bench.reporting.statistics import fastest_peers, is_ours
 from gpt2ja_bench.running import machine
 from gpt2ja_bench.running.contestant import Contestant
 from gpt2ja_bench.running.engines.base import TOP_K, TOP_P
@@ -19,6 +20,7 @@ from gpt2ja_onnx.errors import BenchmarkError, OutputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gpt2ja_bench.report import Workload
     from gpt2ja_bench.running.contestant import Stage
     from gpt2ja_bench.running.engines.spec import EngineSpec
     from gpt2ja_bench.running.workloads import Plan
@@ -53,8 +55,17 @@ class RunSettings:
     @property
     def cost(self) -> float:
         """The sum of the costs that `Runner` will report as finished."""
-        calls = sum((plan.rounds + _WARM_UP_COST) * plan.cost for plan in self.plans)
-        return len(self.engines) * (_PREPARE_COST + calls)
+        calls = sum(
+            self.expected(plan) * (plan.rounds + _WARM_UP_COST) * plan.cost for plan in self.plans
+        )
+        return len(self.engines) * _PREPARE_COST + calls
+
+    def expected(self, plan: Plan) -> int:
+        """How many engines should run a plan."""
+        ours = sum(spec.id.startswith("ours") for spec in self.engines)
+        others = len(self.engines) - ours
+        peers = plan.workload.peers
+        return ours + (others if peers is None else min(peers, others))
 
 
 class Runner:
@@ -74,6 +85,7 @@ class Runner:
         self._finished = finished
         self._contestants: list[Contestant] = []
         self._results: list[Result] = []
+        self._report: Report | None = None
         self._started = time.monotonic()
 
     def run(self) -> Report:
@@ -90,7 +102,7 @@ class Runner:
                 self._prepare(Path(directory))
                 for plan in self._settings.plans:
                     self._results += self._measure(plan)
-                    self._write(complete=False)
+                    self._report = self._write(complete=False)
             except KeyboardInterrupt:
                 self._write(complete=False)
                 raise
@@ -116,8 +128,8 @@ class Runner:
             self._finished(spec.title, _PREPARE_COST)
 
     def _measure(self, plan: Plan) -> list[Result]:
-        """All engines on one workload, in turns; the first round warms up."""
-        runnable = [c for c in self._contestants if c.report.status == "ok"]
+        """The engines on one workload, in turns; the first round warms up."""
+        runnable = self._runnable(plan.workload)
         results = [Result(c.spec.id, plan.workload.id, "ok") for c in runnable]
         for round_ in range(plan.rounds + 1):
             cost = plan.cost * (_WARM_UP_COST if round_ == 0 else 1)
@@ -125,8 +137,18 @@ class Runner:
                 if results[index].status == "ok":
                     results[index] = _turn(contestant, plan, results[index], round_)
                 self._finished(f"{plan.workload.title}: {contestant.spec.title}", cost)
-            self._finished("", cost * (len(self._contestants) - len(runnable)))
+            self._finished("", cost * (self._settings.expected(plan) - len(runnable)))
         return results
+
+    def _runnable(self, workload: Workload) -> list[Contestant]:
+        """Every engine that works, or this project's and the fastest of the others so far."""
+        runnable = [c for c in self._contestants if c.report.status == "ok"]
+        if workload.peers is None or self._report is None:
+            return runnable
+        peers = fastest_peers(self._report, workload.rows, workload.peers)
+        if not peers:
+            return runnable
+        return [c for c in runnable if is_ours(c.report) or c.spec.id in peers]
 
     def _write(self, *, complete: bool) -> Report:
         settings, stage = self._settings, self._settings.stage

@@ -30,9 +30,16 @@ class Plan:
 
 
 def _generate(
-    name: str, title: str, rows: int, prompt: int, new: int, *, shared: bool = False
+    name: str,
+    title: str,
+    rows: int,
+    prompt: int,
+    new: int,
+    *,
+    shared: bool = False,
+    peers: int | None = None,
 ) -> Workload:
-    return Workload(name, title, "generate", rows, prompt, new, rows, shared)
+    return Workload(name, title, "generate", rows, prompt, new, rows, shared, peers)
 
 
 _MEAN = sum(_QUEUE_LENGTHS) // 2
@@ -45,6 +52,9 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         _generate("shared-prompt", "16 sequences of one prompt", 16, 512, 16, shared=True), 2, 6.5
     ),
+    Plan(_generate("long-texts", "32 texts to 1,000 positions", 32, 64, 936, peers=2), 1, 90),
+    Plan(_generate("batch-128", "Batch of 128", 128, 16, 16, peers=2), 2, 4),
+    Plan(_generate("batch-256", "Batch of 256", 256, 16, 16, peers=2), 2, 8),
     Plan(Workload("queue", "Queue of 200 requests", "queue", 32, 16, _MEAN, 200), 1, 16),
     Plan(Workload("score", "Score 100 texts", "score", 16, 64, 0, 100), 1, 6),
     Plan(Workload("cold-start", "New process to first token", "cold_start", 1, 16, 1, 1), 2, 3.5),

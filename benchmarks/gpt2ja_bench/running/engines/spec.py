@@ -23,6 +23,7 @@ class EngineSpec:
         packages: Distributions that it needs; the first one is the engine.
         extra: That installs them.
         bundle: A finished bundle to run instead of an export of the checkpoint.
+        by_default: Whether it runs where no engines are chosen.
     """
 
     id: str
@@ -33,6 +34,7 @@ class EngineSpec:
     packages: tuple[str, ...]
     extra: str
     bundle: Path | None = None
+    by_default: bool = True
 
     def missing(self) -> str | None:
         """The first package that is not installed."""

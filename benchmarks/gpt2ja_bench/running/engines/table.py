@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2ja_bench.report import BASELINE
 from gpt2ja_bench.running.engines.spec import EngineSpec
 
@@ -29,6 +31,17 @@ def _ours(precision: str, bits: float, build: str = "cpu") -> EngineSpec:
         weight_bits=bits,
         packages=("gpt2ja-onnx", "onnx-ir"),
         extra=f"{build},bench",
+    )
+
+
+def _standard(spec: EngineSpec) -> EngineSpec:
+    """This project without its native operators: what they gain."""
+    return replace(
+        spec,
+        id=f"{spec.id}-standard",
+        title=f"{spec.title}, standard kernels",
+        precision=f"{spec.precision} standard",
+        by_default=False,
     )
 
 
@@ -102,6 +115,8 @@ ENGINES: tuple[EngineSpec, ...] = (
     _ours("fp32", 32),
     _ours("int8", 8),
     _ours("int4", 4.75),
+    _standard(_ours("int8", 8)),
+    _standard(_ours("int4", 4.75)),
 )
 CUDA_ENGINES: tuple[EngineSpec, ...] = (
     _torch(BASELINE, "PyTorch", "fp16", 16),
