@@ -10,6 +10,7 @@ import pytest
 
 from gpt2ja_bench.report import Sample, read_report, write_report
 from gpt2ja_bench.reporting import statistics
+from gpt2ja_bench.reporting.markdown import render_markdown
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def test_a_report_of_version_1_is_read_as_one_without_what_is_new(
     report = read_report(report_file)
     assert report.machine.integer_rate == 0
     assert report.results[0].samples[0].steps == noisy.results[0].samples[0].steps
+    markdown = render_markdown(report)
+    assert "| Integer rate, measured | none: not measured |" in markdown
+    assert "## This project's kernels" not in markdown
     write_report(report_file, report)
     assert read_report(report_file) == report
 

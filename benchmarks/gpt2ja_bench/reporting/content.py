@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Document, Row, Section, Table
 from gpt2ja_bench.reporting.shortfalls import shortfalls
-from gpt2ja_bench.reporting.tables import engines_table, overview_table, workload_table
+from gpt2ja_bench.reporting.tables import (
+    engines_table,
+    integer_rate,
+    kernels_table,
+    limits_table,
+    overview_table,
+    workload_table,
+)
 from gpt2ja_bench.reporting.units import significant, span, with_interval
 
 if TYPE_CHECKING:
@@ -22,6 +29,8 @@ def make_document(report: Report) -> Document:
     details = [
         Section("Engines", tables=(engines_table(report),)),
         *_left_out(report),
+        *_with_rows("Integer steps and the machine's limits", limits_table(report)),
+        *_with_rows("This project's kernels", kernels_table(report)),
         Section(
             "Workloads",
             paragraphs=(_READING,),
@@ -49,8 +58,8 @@ _READING = (
     "Medians, with their intervals of 95 % confidence in brackets: [low–high]. A step gives every "
     "row one token. “× PyTorch” is the median of the ratios within each round, in which the "
     "engines ran one after another. “Of the floor” is the least time that the machine's measured "
-    "bandwidth and matrix rate allow a step, as a share of the time that it took. Wide tables "
-    "scroll sideways."
+    "bandwidth and rates of products allow a step, as a share of the time that it took. Wide "
+    "tables scroll sideways."
 )
 
 # To be dropped with the first report of a GPU in benchmarks/results.
@@ -131,6 +140,10 @@ def _shortfalls(report: Report) -> Section:
     return Section(SHORTFALLS_TITLE, (text,))
 
 
+def _with_rows(title: str, table: Table) -> list[Section]:
+    return [Section(title, tables=(table,))] if table.rows else []
+
+
 def _left_out(report: Report) -> list[Section]:
     rows = tuple(
         Row((engine.title, engine.library or "—", engine.status, engine.reason), "absent")
@@ -154,6 +167,7 @@ def _how(report: Report) -> Section:
         "Memory": f"{machine.memory / 2**30:.1f} GiB",
         "Read bandwidth, measured": f"{significant(machine.bandwidth / 1e9)} GB/s",
         "Matrix rate, measured": f"{significant(machine.matrix_rate / 1e9)} GFLOP/s",
+        "Integer rate, measured": integer_rate(machine),
         "System": machine.system,
         "Model": f"{settings.checkpoint}: {shape}, {settings.parameters:,} parameters",
         "Sampling": sampling or "—",
