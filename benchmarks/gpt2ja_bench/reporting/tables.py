@@ -167,7 +167,9 @@ def workload_table(report: Report, workload: Workload) -> Table:
     rows.sort(key=lambda pair: pair[0])
     notes = [f"{OF_CALLS} by whole calls: one of the two tells no steps."] if marked else []
     if workload.peers is not None:
-        notes.append("Of the other projects, only the fastest int8 engines ran this.")
+        notes.append(
+            "Of the other projects, only the fastest engines ran this, in int8 where they have it."
+        )
     ordered = tuple(row for _, row in rows)
     return Table(columns, ordered, title=workload.title, note=" ".join(notes))
 

@@ -75,8 +75,8 @@ def step_by_rows(report: Report) -> Picture | None:
 
 
 _BESIDE = (
-    "This project beside the fastest other libraries in int8. Lower is better. "
-    "Hollow: 16 or 32 bits a weight."
+    "This project beside the fastest other libraries, in int8 where they have it. Lower is "
+    "better. Hollow: 16 or 32 bits a weight."
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Picture
 from gpt2ja_bench.reporting.plots.lines import (
@@ -92,7 +94,7 @@ def _roofs(axes: Axes, lines: Lines, bandwidth: float, rates: dict[str, float]) 
     rates = {unit: rate for unit, rate in rates.items() if rate}
     xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
     low, high = min(xs) / 1.6, max(xs) * 1.6
-    bottom, top = min(ys) / 1.6, max(*ys, *rates.values()) * 1.8
+    bottom, top = min(ys) / 1.6, max(*ys, *rates.values()) * 2
     axes.set(xlim=(low, high), ylim=(bottom, top))
     axes.autoscale(False)
     grey = colour("muted")
@@ -100,13 +102,16 @@ def _roofs(axes: Axes, lines: Lines, bandwidth: float, rates: dict[str, float]) 
         axes.plot([low, high], roof, color=grey, linewidth=5, alpha=0.35)
     for unit, rate in rates.items():
         axes.text(low * 1.1, rate * 1.1, f"{significant(rate)} {unit}", color=grey, fontsize=11)
-    x = min(high, top / bandwidth) / 1.5
+    # Beside the slanted roof, above the level ones, where no point and no label can be.
+    x = min(high, top / bandwidth) / 1.3
+    left = np.log(x / low) > 0.65 * np.log(high / low)
     axes.annotate(
         f"{significant(bandwidth)} GB/s",
         (x, x * bandwidth),
-        xytext=(-8, 0),
+        xytext=(-8 if left else 8, 0),
         textcoords="offset points",
-        horizontalalignment="right",
+        horizontalalignment="right" if left else "left",
+        verticalalignment="center",
         color=grey,
         fontsize=11,
     )
