@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
+KERNELS := kernels/gpt2ja_kernels/_kernels.so
 # As a module, so that plugins in tests/ can be named with -p.
 PYTEST := $(BIN)/python -m pytest
 
@@ -16,14 +17,16 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 	one_buffer_serves_every_number_of_rows ten_thousand_requests_leave_nothing_behind)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format types unit doctests docs settings wheel gpu-check \
+.PHONY: help kernels demo test quick lint format types unit doctests docs settings wheel gpu-check \
 	readme-figures export-table generation-settings clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
 		while IFS='|' read -r name text; do printf '%-19s %s\n' "$$name" "$$text"; done
 
-demo: $(STAMP)  ## Export the demo model, generate with it, and compare with PyTorch
+kernels: $(KERNELS)  ## Compile the native operators, if their sources have changed
+
+demo: $(STAMP) $(KERNELS)  ## Export the demo model, generate with it, and compare with PyTorch
 	$(BIN)/python -m gpt2ja_bench.making.demo
 
 test: $(STAMP) lint types unit doctests docs wheel  ## Run every check
@@ -44,7 +47,7 @@ format: $(STAMP)  ## Format the code, and fix what ruff can fix
 types: $(STAMP)  ## Check types
 	$(BIN)/mypy
 
-unit: $(STAMP)  ## Run the tests, with their coverage
+unit: $(STAMP) $(KERNELS)  ## Run the tests, with their coverage
 	$(PYTEST) --cov
 
 doctests: $(STAMP)  ## Run the examples in the runtime's docstrings
@@ -56,14 +59,19 @@ docs: $(STAMP)  ## Write the API reference to build/docs
 settings: $(STAMP)  ## Write what is made from the declarations of settings
 	$(BIN)/python docs/make_settings.py
 
-# The wheel as a user gets it: in an empty environment, with onnxruntime and nothing of PyTorch.
-wheel: $(STAMP)  ## Build the wheel, and try it in an empty environment
+# The wheels as users get them, with native operators and, as where no compiler works, without: each
+# in an empty environment, with onnxruntime and nothing of PyTorch.
+wheel: $(STAMP)  ## Build both wheels, and try each in an empty environment
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --no-isolation --wheel --outdir build/wheel .
-	$(PYTHON) -m venv --clear build/wheel/env
-	build/wheel/env/bin/pip install --quiet --constraint constraints.txt \
-		"gpt2ja-onnx[cpu] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
-	cd build/wheel && env/bin/python $(CURDIR)/tests/check_wheel.py
+	GPT2JA_CC=false $(BIN)/python -m build --no-isolation --wheel --outdir build/wheel .
+	set -e; for wheel in build/wheel/*.whl; do \
+		$(PYTHON) -m venv --clear build/wheel/env; \
+		build/wheel/env/bin/pip install --quiet --constraint constraints.txt \
+			"gpt2ja-onnx[cpu] @ file://$(CURDIR)/$$wheel"; \
+		(cd build/wheel && env/bin/python $(CURDIR)/tests/check_wheel.py $$(basename $$wheel)); \
+	done
+	$(BIN)/python tests/check_manylinux.py build/wheel
 
 # Every test that needs a GPU, and the benchmark's report of it. The two builds of onnxruntime
 # exclude each other, so this has an environment of its own.
@@ -96,5 +104,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,dev]"
 	touch $@
 
+$(KERNELS): $(wildcard kernels/src/*.[ch]) kernels/hatch_build.py | $(STAMP)
+	$(BIN)/python kernels/hatch_build.py
+
 clean:  ## Remove environments and build outputs
-	rm -rf $(VENV) $(GPU_VENV) build dist
+	rm -rf $(VENV) $(GPU_VENV) $(KERNELS) build dist

@@ -60,9 +60,10 @@ def build_library(target: Path = LIBRARY) -> None:
             output = Path(directory, f"{source.stem}.o")
             arguments = [*command, *flags, "-c", str(source), "-o", str(output)]
             started.append((output, arguments, subprocess.Popen(arguments)))
-        for _, arguments, process in started:
-            if process.wait():
-                raise subprocess.CalledProcessError(process.returncode, arguments)
+        ended = [(process.wait(), arguments) for _, arguments, process in started]
+        for code, arguments in ended:
+            if code:
+                raise subprocess.CalledProcessError(code, arguments)
         made = Path(directory, target.name)
         objects = [str(output) for output, _, _ in started]
         subprocess.run([*command, "-shared", "-s", *objects, "-o", str(made)], check=True)
@@ -88,7 +89,8 @@ class KernelsBuildHook(BuildHookInterface[Any]):
         try:
             build_library()
         except (OSError, subprocess.CalledProcessError) as error:
-            LIBRARY.unlink(missing_ok=True)
+            if version == "editable":
+                LIBRARY.unlink(missing_ok=True)  # it is not what the sources say
             self.app.display_warning(f"building without native operators: {error}")
             return
         build_data["artifacts"].append(str(LIBRARY.relative_to(self.root)))
@@ -97,5 +99,16 @@ class KernelsBuildHook(BuildHookInterface[Any]):
         build_data["tag"] = f"py3-none-{'manylinux_2_17' if zig else 'linux'}_x86_64"
 
 
+def main() -> None:
+    """Compile for an editable install, or exit with a line."""
+    if not supported():
+        print("there are no native operators for this platform")
+        return
+    try:
+        build_library()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"the native operators cannot be built: {error}")
+
+
 if __name__ == "__main__":
-    build_library()
+    main()

@@ -9,6 +9,7 @@ import numpy as np
 from gpt2ja_onnx.bundle.manifest import ModelShape
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.cache import CpuCache
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.settings.config import GenerationConfig
@@ -26,16 +27,24 @@ SHAPE = ModelShape(layers=1, width=8, heads=1, context=96, vocab_size=12, candid
 
 
 class FakePlan:
-    """Writes each token into the cache and answers with scores that depend on all cached ones."""
+    """Writes each token into the cache and answers with scores that depend on all cached ones.
+
+    Every position has the scores of the last one.
+    """
 
     def __init__(
-        self, session: FakeSession, caches: Sequence[NDArray[np.generic]], rows: int, new: int
+        self,
+        session: FakeSession,
+        caches: Sequence[NDArray[np.generic]],
+        rows: int,
+        new: int,
+        positions: int = 1,
     ) -> None:
         self.session = session
         self.keys: NDArray[np.generic] = caches[0]
         self.input_ids: Ids = np.zeros((rows, new), dtype=np.int64)
         self.position_ids: Ids = np.zeros((rows, new), dtype=np.int64)
-        self.logit_positions: Ids = np.zeros((rows, 1), dtype=np.int64)
+        self.logit_positions: Ids = np.zeros((rows, positions), dtype=np.int64)
         self.lengths: Lengths = np.zeros(rows, dtype=np.int32)
         self.logits: Floats = np.zeros((rows, SHAPE.vocab_size), dtype=np.float32)
 
@@ -59,7 +68,10 @@ class FakePlan:
         )
 
     def all_logits(self) -> Floats:
-        return self.logits[:, None]
+        return np.repeat(self.logits[:, None], self.logit_positions.shape[1], axis=1)
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        return log_normalisers(self.all_logits())
 
     def all_candidates(self) -> tuple[Floats, Ids]:
         scores = self.scores()
@@ -90,7 +102,7 @@ class FakeSession:
         self, caches: Sequence[NDArray[np.generic]], rows: int, new: int, positions: int
     ) -> FakePlan:
         self.planned.append((rows, new))
-        return FakePlan(self, caches, rows, new)
+        return FakePlan(self, caches, rows, new, positions)
 
     def decode_plans(self, caches: Sequence[NDArray[np.generic]]) -> Callable[[int], FakePlan]:
         return lambda rows: FakePlan(self, caches, rows, 1)

@@ -205,7 +205,8 @@ def _body(
 
     def copied(value: ir.Value | None) -> ir.Value | None:
         if value is not None and value not in copies:
-            assert value.const_value is not None
+            if value.const_value is None:
+                raise ExportError(f"an operator would read {value.name} beside its inputs")
             constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)])
             constant.outputs[0].name = f"constant_{len(body)}"
             body.append(constant)

@@ -10,6 +10,7 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.cache import CpuCache
 from gpt2ja_onnx.device.cpu.native import STANDARD
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class PortablePlan:
     def all_logits(self) -> NDArray[np.float32]:
         """See `gpt2ja_onnx.device.base.Plan`."""
         return self.logits
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return log_normalisers(self.logits)
 
     def all_candidates(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `gpt2ja_onnx.device.base.Plan`; every token is a candidate."""

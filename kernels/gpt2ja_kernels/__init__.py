@@ -5,6 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # A file beside this one and no other: a library is code, which no bundle, working directory or
 # variable may choose.
@@ -31,6 +37,30 @@ class Kernels:
     def calls(self) -> int:
         """Calls of native operators in this process so far."""
         return int(self._library.gpt2ja_calls())
+
+    def sum_exponentials(
+        self, scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The largest of each row of scores, and the sum of exp(score - largest).
+
+        Args:
+            scores: Shape (…, size), contiguous.
+
+        Returns:
+            Two arrays of shape (…,); the sum is NaN where a score is not finite.
+        """
+        assert scores.dtype == np.float32
+        assert scores.flags.c_contiguous
+        largest = np.empty(scores.shape[:-1], dtype=np.float32)
+        totals = np.empty(scores.shape[:-1], dtype=np.float64)
+        self._library.gpt2ja_sum_exponentials(
+            scores.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_size_t(largest.size),
+            ctypes.c_int(scores.shape[-1]),
+            largest.ctypes.data_as(ctypes.c_void_p),
+            totals.ctypes.data_as(ctypes.c_void_p),
+        )
+        return largest, totals
 
     @property
     def nbytes(self) -> int:

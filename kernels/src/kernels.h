@@ -86,6 +86,8 @@ typedef struct {
                    float *outputs, size_t output_stride);
     /* One embedding row: int8 × scale + position. */
     void (*embed)(const int8_t *row, float scale, const float *position, int width, float *output);
+    /* The largest of `size` scores, and the sum of exp(score - largest). */
+    void (*sum_exponentials)(const float *scores, int size, float *largest, double *total);
     /* The `count` largest of `size` scores, falling, equal ones by rising index. */
     void (*best)(const float *scores, int size, int count, float *best_scores, int64_t *best_ids);
 } Kernels;

@@ -25,11 +25,7 @@ int processor_runs(const Kernels *kernels) {
     const uint32_t avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     const uint32_t vnni = 1u << 11, avx512 = f | dq | bw | vl;
     if (kernels == &kernels_avx2) return (b & avx2) != 0;
-#ifdef GPT2JA_EMULATE
-    return 1;
-#else
     return (saved & AVX512_STATE) == AVX512_STATE && (b & avx512) == avx512 && (c & vnni);
-#endif
 }
 
 const Kernels *processor_kernels(void) {

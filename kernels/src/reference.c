@@ -131,6 +131,7 @@ static void store(const float *source, int size, float scale, int8_t *target) {
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
                    const int8_t *keys, const int8_t *values, const int8_t *next, int length, void *scratch,
                    float *outputs, size_t output_stride) {
+    (void)next;
     int size = attention->head_size;
     float *scores = scratch;
     for (int q = 0; q < count; q++) {
@@ -173,7 +174,16 @@ static void best(const float *scores, int size, int count, float *best_scores,
     }
 }
 
+static void sum_exponentials(const float *scores, int size, float *largest, double *total) {
+    *largest = -INFINITY;
+    *total = 0;
+    for (int i = 0; i < size; i++) *largest = scores[i] > *largest ? scores[i] : *largest;
+    for (int i = 0; i < size; i++) *total += exp((double)scores[i] - *largest);
+    for (int i = 0; i < size; i++) *total += scores[i] - scores[i]; /* NaN if not finite */
+}
+
 const Kernels kernels_reference = {
     .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
     .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4, .store = store, .attend = attend, .embed = embed, .best = best,
+    .sum_exponentials = sum_exponentials,
 };

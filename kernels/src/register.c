@@ -21,6 +21,14 @@ EXPORT const char *gpt2ja_instruction_set(void) {
     return kernels == NULL ? NULL : kernels->name;
 }
 
+/* Of `rows` rows of `size` scores: see sum_exponentials in kernels.h. */
+EXPORT void gpt2ja_sum_exponentials(const float *scores, size_t rows, int size, float *largest,
+                                    double *totals) {
+    const Kernels *kernels = chosen_kernels();
+    for (size_t row = 0; row < rows; row++)
+        kernels->sum_exponentials(scores + row * (size_t)size, size, largest + row, totals + row);
+}
+
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     const OrtApi *api = base->GetApi(ORT_API);
     if (chosen_kernels() == NULL)

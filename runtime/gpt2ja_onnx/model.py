@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.settings.keywords import Settings
 
+PREFIX_CACHE_BYTES = 2**27  # the published model's in int8: some 7,000 tokens
+
 
 class GPT2Ja:
     """A loaded bundle. Every method may be called from any thread, and from asyncio.
@@ -71,17 +74,26 @@ class GPT2Ja:
         max_memory: int | None = None,
         max_waiting: int = 16_384,
         max_waiting_tokens: int = 4_194_304,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.device = device
         self.batch_size = batch_size
-        self.kernels = session.kernels
-        engine = Engine(session, max_rows=batch_size, max_memory=max_memory)
+        engine = Engine(
+            session,
+            max_rows=batch_size,
+            max_memory=max_memory,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
+        self.kernels = kernels = session.kernels
+        self._fingerprint = functools.cache(
+            lambda: f"{manifest.digest}-ort{ort.__version__}-{kernels}"
+        )
         self._worker = Worker(
             engine, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens
         )
-        self._intake = Intake(manifest, tokenizer, self._worker)
+        self._intake = Intake(manifest, tokenizer, self._worker, self._fingerprint)
         # A model that nobody holds any more finishes what handles still wait for, and goes.
         finalizer = weakref.finalize(self, self._worker.close, wait=False)
         finalizer.atexit = False
@@ -96,6 +108,7 @@ class GPT2Ja:
         max_memory: int | None = None,
         max_waiting: int = 16_384,
         max_waiting_tokens: int = 4_194_304,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         device: DeviceChoice = "auto",
         kernels: KernelChoice = "auto",
         cuda_graphs: bool = True,
@@ -111,6 +124,9 @@ class GPT2Ja:
             max_waiting: Sequences that may wait for a row. Beyond, `submit` and the calls for
                 asyncio raise `QueueFullError`, the others wait.
             max_waiting_tokens: Prompt tokens that may wait, likewise.
+            prefix_cache_bytes: Bytes, beside `max_memory`, for keys and values of earlier
+                prompts: one that begins like them is computed from there on. 0 keeps none. On a
+                GPU none are kept.
             device: ``cpu``, ``cuda``, or ``auto``: the GPU for a bundle that is made for one, if
                 it can be used here, and the CPU otherwise.
             kernels: On the CPU, ``auto`` runs native operators where they can, and ``off``
@@ -132,6 +148,8 @@ class GPT2Ja:
         ):
             if value is not None and value < 1:
                 raise SettingError(f"{name} must be at least 1, not {value}")
+        if prefix_cache_bytes < 0:
+            raise SettingError(f"prefix_cache_bytes must be at least 0, not {prefix_cache_bytes}")
         manifest = read_manifest(path, verify_hashes=verify_hashes)
         if manifest.graph != "fused":
             raise BundleError(
@@ -164,6 +182,7 @@ class GPT2Ja:
             max_memory=max_memory,
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
+            prefix_cache_bytes=prefix_cache_bytes,
         )
 
     @property
@@ -174,7 +193,7 @@ class GPT2Ja:
     @property
     def fingerprint(self) -> str:
         """Names bundle, onnxruntime and kernels; where it is the same, so is a seed's text."""
-        return f"{self.manifest.digest}-ort{ort.__version__}-{self.kernels}"
+        return self._fingerprint()
 
     def statistics(self) -> EngineStatistics:
         """What runs and waits now, and what was done since the model was loaded."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gpt2ja_onnx.results import GenerationResult, RequestTimes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from gpt2ja_onnx.engine.group import SequenceGroup
     from gpt2ja_onnx.errors import GenerationError
@@ -31,9 +31,16 @@ class Request:
         (1, True)
     """
 
-    __slots__ = ("__weakref__", "_group", "_prompt", "_prompt_index")
+    __slots__ = ("__weakref__", "_fingerprint", "_group", "_prompt", "_prompt_index")
 
-    def __init__(self, group: SequenceGroup, prompt: str, prompt_index: int) -> None:
+    def __init__(
+        self,
+        group: SequenceGroup,
+        prompt: str,
+        prompt_index: int,
+        fingerprint: Callable[[], str],
+    ) -> None:
+        self._fingerprint = fingerprint
         self._group = group
         self._prompt = prompt
         self._prompt_index = prompt_index
@@ -145,6 +152,7 @@ class Request:
                 prompt_tokens=len(group.prompt_ids),
                 completion_tokens=len(sequence.token_ids),
                 seed=group.seed,
+                fingerprint=self._fingerprint(),
                 logprobs=sequence.logprobs,
             )
             for index, sequence in sorted(group.finished.items())

@@ -32,6 +32,7 @@ class GenerationResult:
         prompt_tokens: Number of the prompt's tokens.
         completion_tokens: Number of `token_ids`.
         seed: The seed that gives this text again.
+        fingerprint: Where it is the same, a seed gives the same text: see `GPT2Ja.fingerprint`.
         logprobs: One entry per token, where asked for.
     """
 
@@ -44,6 +45,7 @@ class GenerationResult:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+    fingerprint: str
     logprobs: list[TokenLogprobs] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +114,8 @@ class EngineStatistics:
         cache_bytes: Bytes that the key-value cache takes now.
         cache_usage: Tokens that are cached, as a part of `batch_size` rows of a whole context.
         prompt_tokens: Tokens of the prompts that were given rows so far.
-        shared_tokens: Those among them that another row had computed already.
+        shared_tokens: Those among them that were not computed again: another row or an earlier
+            prompt had them.
         steps: Steps that generated tokens.
         step_tokens: Tokens of all steps: computed ones of prompts, and generated ones.
         steps_by_size: Steps of at most 1, 2, 4, … tokens, each counted once; the last item counts

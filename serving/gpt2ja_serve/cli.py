@@ -33,6 +33,14 @@ _ADDRESS, _LIMITS, _ACCESS, _LOG = "Address", "Limits", "Who may ask", "Log"
 )
 @click.option("--batch-size", default=32, show_default=True, help="Texts that run at once.")
 @click.option("--max-memory", type=int, metavar="MIB", help="Of the key-value cache.")
+@click.option(
+    "--prefix-cache",
+    type=click.IntRange(min=0),
+    metavar="MIB",
+    default=128,
+    show_default=True,
+    help="For keys and values of earlier prompts.",
+)
 @click.option("--verify-hashes", is_flag=True, help="Check the bundle's files first.")
 @_option(_ADDRESS, "--host", default="127.0.0.1", help="Address to bind to.")
 @_option(_ADDRESS, "--port", default=8000, type=click.IntRange(0, 65535), help="0: a free one.")
@@ -101,6 +109,7 @@ def command(
     max_body: int,
     max_header: int,
     max_memory: int | None,
+    prefix_cache: int,
     log_format: str,
     **settings: Any,
 ) -> None:
@@ -130,6 +139,7 @@ def command(
             max_body=max_body * MIB,
             max_header=max_header * 1024,
             max_memory=None if max_memory is None else max_memory * MIB,
+            prefix_cache=prefix_cache * MIB,
             json_log=log_format == "json",
             **settings,
         )

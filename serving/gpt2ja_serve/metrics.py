@@ -156,7 +156,7 @@ class Metrics:
             "prefix_cache_queries", "Prompt tokens that got rows.", now.prompt_tokens
         )
         yield self._counter(
-            "prefix_cache_hits", "Those that another row had already.", now.shared_tokens
+            "prefix_cache_hits", "Those that were not computed again.", now.shared_tokens
         )
         yield self._histogram(
             "iteration_tokens_total",

@@ -19,9 +19,11 @@ class ServeSettings:
         model: The bundle; None is the demo model.
         model_name: What clients call it; None takes the bundle's directory.
         device: ``cpu``, ``cuda`` or ``auto``.
+        kernels: ``auto`` or ``off``: whether native operators may run.
         threads: Threads of one operator; None takes what the process may use.
         batch_size: Sequences that run at once, at most.
         max_memory: Bytes that the key-value cache may take; None leaves it to `batch_size`.
+        prefix_cache: Bytes that what is kept of earlier prompts may take.
         verify_hashes: Compare every file of the bundle with the manifest first.
         host: Address to bind to.
         port: Port to bind to; 0 takes a free one.
@@ -49,9 +51,11 @@ class ServeSettings:
     model: Path | None = None
     model_name: str | None = None
     device: str = "auto"
+    kernels: str = "auto"
     threads: int | None = None
     batch_size: int = 32
     max_memory: int | None = None
+    prefix_cache: int = 128 * MIB
     verify_hashes: bool = False
     host: str = "127.0.0.1"
     port: int = 8000

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_export.convert_precision import convert_precision
 from gpt2ja_export.graph_editor import GraphEditor, constant
 from gpt2ja_export.limits import LIMITS, check
+from gpt2ja_export.outline_operators import outline_operators
 from gpt2ja_export.verify import Verification, wrong_candidates
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
@@ -78,14 +78,14 @@ def mix_rows(editor: GraphEditor, shape: ModelShape) -> None:
 
 def shift_lengths(editor: GraphEditor, shape: ModelShape) -> None:
     """The attention takes every row for one token shorter."""
-    for node in editor.nodes("GroupQueryAttention"):
+    for node in editor.nodes("Attention"):
         one, none = (numbers(editor, f"n{n}", n, kind=np.int32) for n in (1, 0))
-        less = editor.insert(node, "Sub", [node.inputs[5], one])
-        node.replace_input_with(5, editor.insert(node, "Max", [less, none]))
+        less = editor.insert(node, "Sub", [node.inputs[3], one])
+        node.replace_input_with(3, editor.insert(node, "Max", [less, none]))
 
 
 def scale_a_layer(editor: GraphEditor, shape: ModelShape) -> None:
-    weights = editor.nodes("LayerNormalization")[3].inputs[1]
+    weights = editor.nodes("NormLinearGelu")[1].inputs[1]  # of the norm
     assert weights is not None
     weights.const_value = ir.tensor(2 * constant(weights), name=weights.name)
 
@@ -131,15 +131,16 @@ def test_a_broken_graph_is_refused(
     change: Callable[[GraphEditor, ModelShape], None],
     messages: list[str],
 ) -> None:
-    def convert_and_break(
+    def outline_and_break(
         model: ir.Model, shape: ModelShape, precision: Precision
-    ) -> dict[str, Any]:
-        found = convert_precision(model, shape, precision)
+    ) -> dict[str, int]:
+        found = outline_operators(model, shape, precision)
         change(GraphEditor(model.graph), shape)
         model.graph.sort()
         return found
 
-    monkeypatch.setattr("gpt2ja_export.convert_precision.convert_precision", convert_and_break)
+    # Behind the operators, so that native ones compute the broken graph too.
+    monkeypatch.setattr("gpt2ja_export.outline_operators.outline_operators", outline_and_break)
     with pytest.raises(ExportError, match="in int8 the bundle differs too much") as raised:
         export_bundle(str(demo_checkpoint()), tmp_path / "out", ExportSettings())
     for message in messages:

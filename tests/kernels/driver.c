@@ -1,5 +1,8 @@
-/* Holds every instruction set's operators to the reference, over random shapes; run by
- * test_kernels.py, under sanitizers. Exits with 1 and a line for the first difference. */
+/* Holds every instruction set's operators to the reference and to each other, over random shapes;
+ * run by test_kernels.py, under sanitizers. Exits with 1 and a line for the first difference.
+ *
+ * kernels_emulated is AVX-512 without its instructions, so that its layouts are tried everywhere.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +11,8 @@
 #include "kernels.h"
 #include "processor.h"
 
+extern const Kernels kernels_emulated;
+
 static uint64_t state = 1;
 
 static uint32_t draw(void) { /* xorshift64*: Vigna, "An experimental exploration", 2016 */
@@ -15,7 +20,9 @@ static uint32_t draw(void) { /* xorshift64*: Vigna, "An experimental exploration
     return (uint32_t)(state * 2685821657736338717u >> 32);
 }
 
-static int between(int low, int high) { return low + (int)(draw() % (uint32_t)(high - low + 1)); }
+static int between(int low, int high) {
+    return low >= high ? low : low + (int)(draw() % (uint32_t)(high - low + 1));
+}
 static float uniform(void) { return (float)draw() / 2147483648.0f - 1; }
 static float normal(void) { return uniform() + uniform() + uniform(); }
 
@@ -40,9 +47,9 @@ static int8_t *bytes(size_t count) {
 
 static void fail(const char *what, const Kernels *kernels, int row, int column, double found,
                  double expected) {
-    printf("%s, %s: [%d, %d] is %.9g, expected %.9g\n", what, kernels->name, row, column, found,
-           expected);
-    exit(1);
+    fprintf(stderr, "%s, %s: [%d, %d] is %.9g, expected %.9g\n", what, kernels->name, row, column,
+            found, expected);
+    _Exit(1); /* not to be told of memory that nobody freed */
 }
 
 /* NaN and infinities must meet each other; exact where `tolerance` is 0. */
@@ -52,6 +59,17 @@ static void compare(const char *what, const Kernels *kernels, const float *found
         for (int c = 0; c < columns; c++) {
             double a = found[r * columns + c], b = expected[r * columns + c];
             if (isfinite(b) ? !(fabs(a - b) <= tolerance * (1 + fabs(b))) : isfinite(a))
+                fail(what, kernels, r, c, a, b);
+        }
+}
+
+/* Bit for bit, whatever bits a NaN has. */
+static void same(const char *what, const Kernels *kernels, const float *found,
+                 const float *expected, int rows, int columns) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            float a = found[r * columns + c], b = expected[r * columns + c];
+            if (memcmp(&a, &b, sizeof a) && !(isnan(a) && isnan(b)))
                 fail(what, kernels, r, c, a, b);
         }
 }
@@ -72,6 +90,7 @@ static float *multiplied(const Kernels *kernels, int rows, int inputs, int outpu
     uint32_t *words = memory((size_t)rows * words_size * sizeof *words);
     float *largest = malloc((size_t)rows * sizeof *largest);
     float *scratch = memory((size_t)padded(inputs) * sizeof *scratch);
+    memset(scratch, 255, (size_t)padded(inputs) * sizeof *scratch); /* NaN, as memory may hold */
     for (int r = 0; r < rows; r++)
         largest[r] = kernels->quantize(source + (size_t)r * (size_t)inputs, norm, inputs, scratch,
                                        words + (size_t)r * words_size);
@@ -86,7 +105,8 @@ static float *multiplied(const Kernels *kernels, int rows, int inputs, int outpu
 }
 
 static void try_linear(const Kernels *kernels) {
-    int rows = between(1, 20), inputs = between(1, 200), outputs = between(1, 200);
+    int rows = between(0, 20), inputs = between(1, 200), outputs = between(1, 200);
+    if (!between(0, 7)) outputs = 1;
     int transposed = between(0, 1), normed = between(0, 1);
     Epilogue epilogue = (Epilogue)between(PLAIN, RESIDUAL);
     float *source = floats((size_t)(rows * inputs)), *gamma = floats((size_t)padded(inputs));
@@ -95,8 +115,8 @@ static void try_linear(const Kernels *kernels) {
     int8_t *weights = bytes((size_t)(inputs * outputs));
     for (int i = 0; i < outputs; i++) scales[i] *= 1e-3f;
     const float odd[] = {0, NAN, INFINITY, -INFINITY};
-    if (between(0, 1)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
-    if (!between(0, 3)) memset(source, 0, (size_t)inputs * sizeof *source);
+    if (rows && between(0, 1)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
+    if (rows && !between(0, 3)) memset(source, 0, (size_t)inputs * sizeof *source);
     if (!between(0, 3)) memset(weights, -128, (size_t)(inputs * outputs));
     Norm norm = {gamma, beta, 1e-5f}, *given = normed ? &norm : NULL;
     const float *added = epilogue == RESIDUAL ? residual : NULL;
@@ -107,27 +127,34 @@ static void try_linear(const Kernels *kernels) {
     /* A norm's last bits decide ties of the rounding: one step of one input, at most a few. */
     double tolerance = normed ? 0.3 : epilogue == GELU ? 1e-5 : 0;
     compare("linear", kernels, found, expected, rows, outputs, tolerance);
+    float *other = multiplied(&kernels_avx2, rows, inputs, outputs, transposed, source, given,
+                              weights, scales, bias, epilogue, added);
+    same("linear, on AVX2", kernels, found, other, rows, outputs);
     int alone = between(0, rows - 1); /* the same bits without the other rows */
-    float *single = multiplied(kernels, 1, inputs, outputs, transposed, source + alone * inputs,
-                               given, weights, scales, bias, epilogue,
-                               added ? added + alone * outputs : NULL);
-    if (memcmp(single, found + alone * outputs, (size_t)outputs * sizeof *single))
-        fail("linear, a row alone", kernels, alone, 0, single[0], found[alone * outputs]);
+    if (rows) {
+        float *single = multiplied(kernels, 1, inputs, outputs, transposed, source + alone * inputs,
+                                   given, weights, scales, bias, epilogue,
+                                   added ? added + alone * outputs : NULL);
+        same("linear, a row alone", kernels, single, found + alone * outputs, 1, outputs);
+        free(single);
+    }
     free(source), free(gamma), free(beta), free(scales), free(bias), free(residual);
-    free(weights), free(found), free(expected), free(single);
+    free(weights), free(found), free(expected), free(other);
 }
 
 static float *multiplied4(const Kernels *kernels, int rows, int inputs, int outputs,
                           const float *source, const Norm *norm, const uint8_t *weights,
                           const float *scales, const uint8_t *zeros, const float *bias,
                           Epilogue epilogue, const float *residual) {
-    size_t blocks = (size_t)inputs / BLOCK4;
-    Linear4 linear = {inputs, outputs, memory(packed4_bytes(inputs, outputs) * 2),
+    size_t blocks = (size_t)inputs / BLOCK4, packed = packed4_bytes(inputs, outputs);
+    if (kernels == &kernels_reference) packed *= 2; /* it keeps a byte for each weight */
+    Linear4 linear = {inputs, outputs, memory(packed),
                       calloc((size_t)panels4(outputs) * PANEL4, sizeof(float))};
     memcpy(linear.bias, bias, (size_t)outputs * sizeof(float));
     kernels->pack4(&linear, weights, scales, zeros);
     Row4 quantised = {malloc((size_t)(rows * inputs)), malloc((size_t)rows * blocks * sizeof(Scale4))};
     float *scratch = memory((size_t)inputs * 4);
+    memset(scratch, 255, (size_t)inputs * 4);
     for (size_t r = 0; r < (size_t)rows; r++) {
         Row4 row = {quantised.words + r * (size_t)inputs / 4, quantised.scales + r * blocks};
         kernels->quantize4(source + r * (size_t)inputs, norm, inputs, scratch, row);
@@ -142,7 +169,7 @@ static float *multiplied4(const Kernels *kernels, int rows, int inputs, int outp
 }
 
 static void try_linear4(const Kernels *kernels) {
-    int rows = between(1, 9), inputs = BLOCK4 * between(1, 8), outputs = between(1, 70);
+    int rows = between(0, 9), inputs = BLOCK4 * between(1, 8), outputs = between(1, 70);
     size_t blocks = (size_t)inputs / BLOCK4, columns = (size_t)outputs;
     Epilogue epilogue = (Epilogue)between(PLAIN, RESIDUAL);
     float *source = floats((size_t)(rows * inputs)), *scales = floats(columns * blocks);
@@ -155,7 +182,7 @@ static void try_linear4(const Kernels *kernels) {
         for (int i = 0; i < rows * inputs; i++) source[i] = i % 7 ? 1 : -1;
     for (size_t i = 0; i < columns * blocks; i++) scales[i] *= 1e-2f;
     const float odd[] = {0, NAN, INFINITY, -INFINITY};
-    if (!between(0, 2)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
+    if (rows && !between(0, 2)) source[between(0, rows * inputs - 1)] = odd[between(0, 3)];
     Norm norm = {gamma, beta, 1e-5f}, *given = between(0, 1) ? &norm : NULL;
     const float *added = epilogue == RESIDUAL ? residual : NULL;
     float *found = multiplied4(kernels, rows, inputs, outputs, source, given, weights, scales,
@@ -163,45 +190,71 @@ static void try_linear4(const Kernels *kernels) {
     float *expected = multiplied4(&kernels_reference, rows, inputs, outputs, source, given, weights,
                                   scales, zeros, bias, epilogue, added);
     compare("linear4", kernels, found, expected, rows, outputs, given ? 0.3 : 1e-4);
+    float *other = multiplied4(&kernels_avx2, rows, inputs, outputs, source, given, weights,
+                               scales, zeros, bias, epilogue, added);
+    same("linear4, on AVX2", kernels, found, other, rows, outputs);
     int alone = between(0, rows - 1);
-    float *single = multiplied4(kernels, 1, inputs, outputs, source + alone * inputs, given,
-                                weights, scales, zeros, bias, epilogue,
-                                added ? added + alone * outputs : NULL);
-    if (memcmp(single, found + alone * outputs, columns * sizeof *single))
-        fail("linear4, a row alone", kernels, alone, 0, single[0], found[alone * outputs]);
+    if (rows) {
+        float *single = multiplied4(kernels, 1, inputs, outputs, source + alone * inputs, given,
+                                    weights, scales, zeros, bias, epilogue,
+                                    added ? added + alone * outputs : NULL);
+        same("linear4, a row alone", kernels, single, found + alone * outputs, 1, outputs);
+        free(single);
+    }
     free(source), free(scales), free(gamma), free(beta), free(bias), free(residual);
-    free(weights), free(zeros), free(found), free(expected), free(single);
+    free(weights), free(zeros), free(found), free(expected), free(other);
+}
+
+/* Heads lie among others: what is between them must stay as it is. */
+static void attended(const Kernels *kernels, const Attention *attention, const float *queries,
+                     int stride, int first, int count, const int8_t *keys, const int8_t *values,
+                     int length, float *output, int output_stride) {
+    void *scratch = memory(attention_scratch(attention->capacity));
+    memset(scratch, 255, attention_scratch(attention->capacity));
+    kernels->attend(attention, queries + first * stride, (size_t)stride, count, keys, values, NULL,
+                    length + first, scratch, output + first * output_stride,
+                    (size_t)output_stride);
+    free(scratch);
 }
 
 static void try_attention(const Kernels *kernels) {
-    int size = 16 * between(1, 6), count = between(1, QUERIES), length = between(1, 700);
-    int capacity = length + count - 1 + between(0, 3);
+    int size = 16 * between(1, LARGEST_HEAD / 16), count = between(1, QUERIES);
+    int length = between(1, between(0, 1) ? 20 : 700), capacity = length + count - 1 + between(0, 3);
+    int stride = size + 16 * between(0, 2), wide = size + between(0, 5), all = count * wide;
     Attention attention = {1, size, capacity, 0.02f, 0.01f};
-    float *queries = floats((size_t)(count * size));
+    /* The last row ends with its head. */
+    float *queries = floats((size_t)((count - 1) * stride + size));
     int8_t *keys = bytes((size_t)(capacity * size)), *values = bytes((size_t)(capacity * size));
-    if (!between(0, 3)) queries[between(0, count * size - 1)] = NAN;
+    const float odd[] = {NAN, INFINITY, -INFINITY};
+    if (!between(0, 3))
+        queries[between(0, count - 1) * stride + between(0, size - 1)] = odd[between(0, 2)];
     if (!between(0, 3)) memset(queries, 0, (size_t)size * sizeof *queries);
-    void *scratch = memory(attention_scratch(capacity));
-    float *found = floats((size_t)(count * size)), *expected = floats((size_t)(count * size));
-    kernels->attend(&attention, queries, (size_t)size, count, keys, values, NULL, length, scratch, found,
-                    (size_t)size);
-    kernels_reference.attend(&attention, queries, (size_t)size, count, keys, values, NULL, length,
-                             scratch, expected, (size_t)size);
-    compare("attention", kernels, found, expected, count, size, 2e-4);
-    for (int q = 0; q < count; q++) { /* the same bits alone */
-        kernels->attend(&attention, queries + q * size, (size_t)size, 1, keys, values, NULL, length + q,
-                        scratch, expected, (size_t)size);
-        if (memcmp(expected, found + q * size, (size_t)size * sizeof *found))
-            fail("attention, a query alone", kernels, q, 0, expected[0], found[q * size]);
-    }
-    free(queries), free(keys), free(values), free(scratch), free(found), free(expected);
+    if (!between(0, 3)) memset(keys, 0, (size_t)(capacity * size)); /* the largest sums there are */
+    if (!between(0, 3)) memset(values, -128, (size_t)(capacity * size));
+    float *found = floats((size_t)all), *expected = floats((size_t)all);
+    float *other = floats((size_t)all), *single = floats((size_t)all);
+    memcpy(expected, found, (size_t)all * sizeof *found);
+    memcpy(other, found, (size_t)all * sizeof *found);
+    memcpy(single, found, (size_t)all * sizeof *found);
+    attended(kernels, &attention, queries, stride, 0, count, keys, values, length, found, wide);
+    attended(&kernels_reference, &attention, queries, stride, 0, count, keys, values, length,
+             expected, wide);
+    compare("attention", kernels, found, expected, count, wide, 2e-4);
+    attended(&kernels_avx2, &attention, queries, stride, 0, count, keys, values, length, other,
+             wide);
+    same("attention, on AVX2", kernels, found, other, count, wide);
+    for (int q = 0; q < count; q++) /* the same bits alone */
+        attended(kernels, &attention, queries, stride, q, 1, keys, values, length, single, wide);
+    same("attention, a query alone", kernels, found, single, count, wide);
+    free(queries), free(keys), free(values), free(found), free(expected), free(other);
+    free(single);
 }
 
 static void try_store(const Kernels *kernels) {
     int size = 16 * between(1, 8);
     float *source = floats((size_t)size);
-    const float odd[] = {0, 1e30f, INFINITY, -INFINITY};
-    source[between(0, size - 1)] = odd[between(0, 3)];
+    const float odd[] = {0, 1e30f, INFINITY, -INFINITY, 1.275f, -1.285f, 0.005f};
+    source[between(0, size - 1)] = odd[between(0, 6)];
     int8_t *found = bytes((size_t)size), *expected = bytes((size_t)size);
     kernels->store(source, size, 0.01f, found);
     kernels_reference.store(source, size, 0.01f, expected);
@@ -210,37 +263,72 @@ static void try_store(const Kernels *kernels) {
     free(source), free(found), free(expected);
 }
 
+static void try_embed(const Kernels *kernels) {
+    int width = between(1, 300);
+    int8_t *row = bytes((size_t)width);
+    float *position = floats((size_t)width), scale = normal();
+    float *found = floats((size_t)width), *expected = floats((size_t)width);
+    kernels->embed(row, scale, position, width, found);
+    kernels_reference.embed(row, scale, position, width, expected);
+    same("embed", kernels, found, expected, 1, width);
+    free(row), free(position), free(found), free(expected);
+}
+
 static void try_best(const Kernels *kernels) {
-    int size = between(1, 3000), count = between(1, size < 64 ? size : 64);
+    int size = between(1, 3000), most = between(0, 3) ? 64 : 256;
+    int count = between(1, size < most ? size : most);
     float *scores = floats((size_t)size), step = between(0, 1) ? 0.5f : 1e-6f;
     for (int i = 0; i < size; i++) scores[i] = rintf(scores[i] / step) * step;
-    float found[64], expected[64];
-    int64_t ids[64], expected_ids[64];
+    float found[256], expected[256];
+    int64_t ids[256], expected_ids[256];
     kernels->best(scores, size, count, found, ids);
     kernels_reference.best(scores, size, count, expected, expected_ids);
     for (int i = 0; i < count; i++)
         if (ids[i] != expected_ids[i] || found[i] != expected[i])
             fail("best", kernels, i, 0, (double)ids[i], (double)expected_ids[i]);
-    scores[between(0, size - 1)] = NAN;
+    int odd = between(0, size - 1); /* NaN is the worst */
+    scores[odd] = NAN;
     kernels->best(scores, size, count, found, ids);
+    scores[odd] = -INFINITY;
+    kernels_reference.best(scores, size, count, expected, expected_ids);
     for (int i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= size) fail("best of NaN", kernels, i, 0, (double)ids[i], 0);
+        if (ids[i] != expected_ids[i])
+            fail("best of NaN", kernels, i, 0, (double)ids[i], (double)expected_ids[i]);
+    free(scores);
+}
+
+static void try_exponentials(const Kernels *kernels) {
+    int size = between(1, 3000);
+    float *scores = floats((size_t)size), largest, expected_largest;
+    double total, expected;
+    for (int i = 0; i < size; i++) scores[i] = scores[i] * 20 - 30;
+    const float odd[] = {NAN, INFINITY, -INFINITY};
+    if (!between(0, 2)) scores[between(0, size - 1)] = odd[between(0, 2)];
+    kernels->sum_exponentials(scores, size, &largest, &total);
+    kernels_reference.sum_exponentials(scores, size, &expected_largest, &expected);
+    if (isfinite(expected) ? !(fabs(total - expected) <= 2e-6 * expected) : isfinite(total))
+        fail("sum of exponentials", kernels, size, 0, total, expected);
+    if (isfinite(expected) && largest != expected_largest)
+        fail("largest score", kernels, size, 0, largest, expected_largest);
     free(scores);
 }
 
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 300;
-    const Kernels *tried[] = {&kernels_avx2, &kernels_avx512};
-    for (int i = 0; i < 2; i++) {
-        if (!processor_runs(tried[i])) continue;
+    if (!processor_runs(&kernels_avx2)) return puts("this processor has no AVX2"), 2;
+    const Kernels *tried[] = {&kernels_avx2, &kernels_avx512, &kernels_emulated};
+    for (int i = 0; i < 3; i++) {
+        if (i < 2 && !processor_runs(tried[i])) continue;
         for (int round = 0; round < rounds; round++) {
             try_linear(tried[i]);
             try_linear4(tried[i]);
             try_attention(tried[i]);
             try_store(tried[i]);
+            try_exponentials(tried[i]);
+            try_embed(tried[i]);
             try_best(tried[i]);
         }
-        printf("%s: %d rounds agree\n", tried[i]->name, rounds);
+        printf("%s%s: %d rounds agree\n", tried[i]->name, i == 2 ? ", emulated" : "", rounds);
     }
     return 0;
 }

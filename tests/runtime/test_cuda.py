@@ -201,7 +201,9 @@ def test_rows_that_are_running_go_on_when_the_cache_grows(make: Any, check: Any)
         engine.step()
     assert session.recorder.released == [captured]
     for group, prompt, length in zip(groups, PROMPTS, lengths, strict=False):
-        check(Request(group, prompt, 0).result(), [prompt], **GREEDY | {"max_new_tokens": length})
+        check(
+            Request(group, prompt, 0, str).result(), [prompt], **GREEDY | {"max_new_tokens": length}
+        )
 
 
 def test_one_copy_each_way_a_step_and_logits_only_when_they_are_needed(

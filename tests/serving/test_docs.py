@@ -57,7 +57,7 @@ def test_calls_with_openai(served: Running, document: str) -> None:
             capture_output=True, text=True, encoding="utf-8", check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout) > 20
+        assert len(done.stdout) > 5
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -129,7 +129,7 @@ def test_the_pages_settings(served: Running) -> None:
         "help": {"en": PARAMETERS["use_beam_search"].en, "ja": PARAMETERS["use_beam_search"].ja},
     }
     for name, entry in shown.items():
-        assert entry["type"] in ("integer", "number", "boolean", "string", "strings")
+        assert entry["type"] in ("integer", "number", "boolean", "strings", "json")
         assert entry["help"]["en"]
         assert entry["help"]["ja"]
         default = entry["default"]
@@ -191,7 +191,7 @@ def test_the_description_is_the_servers(served: Running) -> None:
 
 @schema.parametrize()
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -15,7 +15,7 @@ from gpt2ja_onnx.settings.config import GenerationConfig
 from gpt2ja_onnx.settings.token_ids import check_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ class Intake:
         manifest: Of the bundle.
         tokenizer: The bundle's.
         worker: Takes the work.
+        fingerprint: Names what seeds' texts depend on; called when there is a result.
 
     Attributes:
         defaults: The bundle's settings.
@@ -45,7 +46,14 @@ class Intake:
         BundleError: The bundle's settings are some that no request could have.
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, worker: Worker) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        worker: Worker,
+        fingerprint: Callable[[], str],
+    ) -> None:
+        self._fingerprint = fingerprint
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._worker = worker
@@ -151,7 +159,9 @@ class Intake:
             stop=tuple(dict.fromkeys([*map(normalize, config.stop), *config.stop])),
             streamed=streamed and text,
         )
-        request = Request(group, prompt if isinstance(prompt, str) else "", index)
+        request = Request(
+            group, prompt if isinstance(prompt, str) else "", index, self._fingerprint
+        )
         sequences = config.num_return_sequences
         self._worker.submit(group, sequences, len(prompt_ids), wait=wait)
         return request

@@ -229,7 +229,7 @@ def _run(
             submitted.put(error)
 
     threading.Thread(target=submit, name="gpt2ja-onnx input", daemon=True).start()
-    failed, index, ended = False, 0, False
+    failed, index = False, 0
     try:
         while (entry := submitted.get()) is not None:
             if isinstance(entry, BaseException):
@@ -246,11 +246,8 @@ def _run(
                     raise PromptError(f"--strict: stopped at prompt {index}: {error}") from error
             advance(1)
             index += 1
-        ended = True
     finally:
         stopped.set()
-        if not ended:
-            model.close(cancel=True)
     return 1 if failed else 0
 
 

@@ -6,7 +6,7 @@ The CPU, CUDA and the tests' fakes implement these protocols; the engine knows n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -133,6 +133,28 @@ class Cache(Protocol):
         ...
 
 
+class SavedPositions(Protocol):
+    """Keys and values of some positions, apart from any row."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        ...
+
+
+@runtime_checkable
+class RowStore(Protocol):
+    """A cache whose rows can be saved and restored."""
+
+    def save(self, row: int, start: int, stop: int) -> SavedPositions:
+        """Copy positions of a row."""
+        ...
+
+    def restore(self, saved: SavedPositions, row: int, start: int) -> None:
+        """Write saved positions to a row, from `start` on."""
+        ...
+
+
 class Plan(Protocol):
     """One call of the graph: fill the inputs, `run`, read the outputs before it runs again."""
 
@@ -174,6 +196,10 @@ class Plan(Protocol):
 
     def all_logits(self) -> Floats:
         """Logits of all positions, shape (rows, positions, vocabulary)."""
+        ...
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        """What log-probabilities are less than those logits by, shape (rows, positions)."""
         ...
 
     def all_candidates(self) -> tuple[Floats, Ids]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from gpt2ja_onnx.device.base import RowStore
 from gpt2ja_onnx.engine.advance import Advance
 from gpt2ja_onnx.engine.batch import Batch
 from gpt2ja_onnx.engine.decode import decode
 from gpt2ja_onnx.engine.prefill import Prefill
+from gpt2ja_onnx.engine.prefix_cache import PrefixCache
 from gpt2ja_onnx.engine.retreat import Retreat
 from gpt2ja_onnx.engine.scheduler import Scheduler
 from gpt2ja_onnx.engine.scoring import Scoring, ScoringJob
@@ -32,6 +34,7 @@ class Engine:
         session: The graph.
         max_rows: Sequences that run at once, at most.
         max_memory: Bytes that the cache may take; None leaves it to `max_rows`.
+        prefix_cache_bytes: Bytes that what is kept of earlier prompts may take.
 
     Attributes:
         batch: The sequences that have a row.
@@ -40,14 +43,24 @@ class Engine:
         counters: What it has done so far.
     """
 
-    def __init__(self, session: Session, *, max_rows: int, max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        max_rows: int,
+        max_memory: int | None = None,
+        prefix_cache_bytes: int = 0,
+    ) -> None:
         self.batch = Batch(session.new_cache())
         self.scheduler = Scheduler(self.batch, max_rows=max_rows, max_memory=max_memory)
         self.scoring = Scoring(session)
         self._generated = self._scored = 0.0  # seconds, while both have something to do
         self.counters = Counters()
         self._context = session.shape.context
-        self._prefill = Prefill(session, self.batch, self.counters)
+        self._prefixes: PrefixCache | None = None
+        if prefix_cache_bytes and isinstance(self.batch.cache, RowStore):
+            self._prefixes = PrefixCache(self.batch.cache, prefix_cache_bytes)
+        self._prefill = Prefill(session, self.batch, self.counters, self._prefixes)
         self._advance = Advance(self.batch)
         self._retreat = Retreat(self.batch, self.scheduler)
 
@@ -135,6 +148,8 @@ class Engine:
         self.scheduler.waiting.clear()
         self.scheduler.full = False
         self.batch.cache.clear()
+        if self._prefixes is not None:
+            self._prefixes.clear()
         self.scoring.fail_all(error)
 
     def trim(self) -> None:

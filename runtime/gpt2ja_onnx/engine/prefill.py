@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Session
     from gpt2ja_onnx.engine.batch import Batch
     from gpt2ja_onnx.engine.group import SequenceGroup
+    from gpt2ja_onnx.engine.prefix_cache import PrefixCache
     from gpt2ja_onnx.engine.sequence import Sequence
     from gpt2ja_onnx.engine.statistics import Counters
 
@@ -80,10 +81,18 @@ class Prefill:
         session: The graph.
         batch: The rows.
         counters: Where prompts are counted.
+        prefixes: What is kept of earlier prompts; None keeps nothing.
     """
 
-    def __init__(self, session: Session, batch: Batch, counters: Counters) -> None:
+    def __init__(
+        self,
+        session: Session,
+        batch: Batch,
+        counters: Counters,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
         self._counters = counters
+        self._prefixes = prefixes
         self._session = session
         self._batch = batch
         self._cache = batch.cache
@@ -110,16 +119,37 @@ class Prefill:
         fresh: list[int] = []  # rows whose prompts share nothing, consecutive
         for row in range(len(running) - len(sequences), len(running)):
             prefix = longest_prefix(running[row], running[:row])
-            self._counters.count_prompt(running[row].length, prefix.length if prefix else 0)
-            if prefix is None:
+            shared = prefix.length if prefix else 0
+            kept = self._kept(running[row]) if shared < running[row].length else 0
+            self._counters.count_prompt(running[row].length, max(shared, kept))
+            if not shared and not kept:
                 fresh.append(row)
                 continue
             self._compute(fresh)  # the prefix may be among them
             fresh = []
-            self._cache.copy(prefix.row, row, prefix.length)
-            self._compute_alone(row, prefix.length)
+            if prefix is not None and shared >= kept:
+                self._cache.copy(prefix.row, row, shared)
+                self._compute_alone(row, shared)
+            else:
+                self._restore(row, kept)
+                self._compute_alone(row, kept)
         self._compute(fresh)
         return Scores.joined([self._first_scores[sequence.group] for sequence in sequences])
+
+    def _kept(self, sequence: Sequence) -> int:
+        """Tokens of a prompt that were kept; two at least are left, see `pieces`."""
+        if self._prefixes is None:
+            return 0
+        return self._prefixes.find(sequence.state.history[: sequence.length - 2])
+
+    def _restore(self, row: int, length: int) -> None:
+        assert self._prefixes is not None
+        self._prefixes.restore(self._batch.running[row].state.history[:length], row)
+
+    def _keep(self, row: int) -> None:
+        if self._prefixes is not None:
+            sequence = self._batch.running[row]
+            self._prefixes.keep(sequence.state.history[: sequence.length], row)
 
     def _compute(self, rows: list[int]) -> None:
         """Compute the whole prompts of consecutive rows."""
@@ -156,6 +186,7 @@ class Prefill:
             plan.run()
             if end == sequence.length:
                 self._first_scores[sequence.group] = plan.scores()
+                self._keep(row)
 
     def _compute_at_once(self, first: int, count: int, longest: int) -> None:
         sequences = self._batch.running[first : first + count]
@@ -170,3 +201,4 @@ class Prefill:
         scores = plan.scores()
         for row, sequence in enumerate(sequences):
             self._first_scores[sequence.group] = scores.take([row])
+            self._keep(first + row)

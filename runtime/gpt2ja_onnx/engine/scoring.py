@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_onnx.device.base import Cache, Floats, Plan, Session
+    from gpt2ja_onnx.device.base import Cache, Plan, Session
     from gpt2ja_onnx.engine.queue_limit import Permit
     from gpt2ja_onnx.errors import GenerationError
 
@@ -188,7 +188,7 @@ class Scoring:
             positions = np.arange(start + 1, min(stop, longest - 1) + 1)
             logits = plan.all_logits()[:, : len(positions)]
             chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
-            totals = _log_sum_exp(logits)
+            totals = plan.log_normalisers()[:, : len(positions)]
             logprobs = chosen - totals
             for row, window in enumerate(group):
                 fresh = positions[
@@ -225,10 +225,3 @@ def _windows(text: int, length: int, context: int, stride: int) -> Iterator[_Win
         fresh = stop
         if stop == length:
             return
-
-
-def _log_sum_exp(logits: Floats) -> NDArray[np.float64]:
-    top = logits.max(axis=-1, keepdims=True)
-    total = np.exp(logits - top).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = top[..., 0] + np.log(total)
-    return result

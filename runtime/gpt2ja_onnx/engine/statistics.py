@@ -14,7 +14,8 @@ class Counters:
         step_tokens: Tokens of all steps: those of prompts that were computed, and generated ones.
         steps_by_size: Steps of at most 1, 2, 4, … tokens, each counted once, and the larger ones.
         prompt_tokens: Tokens of prompts that were given rows.
-        shared_tokens: Those among them that another row had computed already.
+        shared_tokens: Those among them that were not computed again: another row or an earlier
+            prompt had them.
     """
 
     __slots__ = ("prompt_tokens", "shared_tokens", "step_tokens", "steps", "steps_by_size")

@@ -46,6 +46,7 @@ class Worker:
         self._closing = False
         self._cancelling = False
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         self._process = os.getpid()
         _workers.add(self)
 
@@ -104,6 +105,9 @@ class Worker:
             self._cancelling |= cancel
             self._condition.notify()
         if wait and self._thread is not None and self._thread is not threading.current_thread():
+            # Before Python 3.13, a join that Ctrl-C interrupts takes a running thread for ended,
+            # and the next one returns at once.
+            self._ended.wait()
             self._thread.join()
 
     def _start(self) -> None:
@@ -117,6 +121,12 @@ class Worker:
         self._thread = thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    def _work(self) -> None:
         engine = self._engine
         while True:
             with self._condition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Floats, Ids
@@ -16,8 +16,7 @@ def log_normaliser(logits: Floats) -> float:
     Args:
         logits: Raw scores, shape (vocabulary,).
     """
-    top = logits.max()
-    return float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+    return float(log_normalisers(logits))
 
 
 def log_probabilities(

@@ -199,8 +199,8 @@ def param_of(message: str) -> str | None:
     return word if word in PARAMETERS else None
 
 
-def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "string", "strings"] | None:
-    """What the page asks for; None where it has no field for such values."""
+def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "strings", "json"]:
+    """How the page asks for a value; lists and mappings of token ids are typed as JSON."""
     match kind:
         case Flag():
             return "boolean"
@@ -208,12 +208,10 @@ def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "string", "
             return "integer"
         case Number():
             return "number"
-        case Text():
-            return "string"
         case Short(kind=Strings()):
             return "strings"
         case _:
-            return None
+            return "json"
 
 
 def api_default(name: str, defaults: GenerationConfig) -> Any:
@@ -226,6 +224,8 @@ def api_default(name: str, defaults: GenerationConfig) -> Any:
     if parameter.setting is None:
         return False if isinstance(parameter.kind, Flag) else None
     value = getattr(defaults, parameter.setting)
+    if name == "logit_bias":
+        return {str(token): bias for token, bias in value}
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -68,14 +68,13 @@ class Status:
         defaults = self._service.model.defaults
         shown: list[dict[str, Any]] = []
         for name, parameter in PARAMETERS.items():
-            kind = page_type(parameter.kind)
-            if parameter.group is None or kind is None:
+            if parameter.group is None:
                 continue
             low, high = getattr(parameter.kind, "low", None), getattr(parameter.kind, "high", None)
             shown.append(
                 {
                     "name": name,
-                    "type": kind,
+                    "type": page_type(parameter.kind),
                     "minimum": low,
                     "maximum": high if high is not None and high < 2**31 - 1 else None,
                     "default": api_default(name, defaults),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import ModelShape
-    from gpt2ja_onnx.device.base import Plan
+    from gpt2ja_onnx.device.base import Plan, SavedPositions
 
 
 class Planner(Protocol):
@@ -102,6 +102,16 @@ class CpuCache(GrowingCache):
         if sources:
             for part in self.parts:
                 part[targets, :, start:length] = part[sources, :, start:length]
+
+    def save(self, row: int, start: int, stop: int) -> NDArray[np.generic]:
+        """See `gpt2ja_onnx.device.base.RowStore`; shape (parts, heads, positions, head size)."""
+        return np.stack([part[row, :, start:stop] for part in self.parts])
+
+    def restore(self, saved: SavedPositions, row: int, start: int) -> None:
+        """See `gpt2ja_onnx.device.base.RowStore`."""
+        assert isinstance(saved, np.ndarray)
+        for part, positions in zip(self.parts, saved, strict=True):
+            part[row, :, start : start + positions.shape[1]] = positions
 
     def plan(self, first: int, rows: int, new: int, positions: int) -> Plan:
         """See `gpt2ja_onnx.device.base.Cache`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.base import HostLogits, Scores
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 from gpt2ja_onnx.device.providers import first_line, ort
 from gpt2ja_onnx.errors import ProviderError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.bundle.manifest import Manifest
     from gpt2ja_onnx.device.base import Floats, Ids, Lengths
 
@@ -74,6 +76,7 @@ class CpuPlan:
         buffers: What is read and written.
         caches: Keys and values of every layer for the call's rows, each of shape (rows, heads,
             capacity, head size); read and written in place.
+        native: The native operators, if they run.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class CpuPlan:
         manifest: Manifest,
         buffers: Buffers,
         caches: Sequence[NDArray[np.generic]],
+        native: Kernels | None,
     ) -> None:
+        self._native = native
         self._session = session
         self._buffers = buffers
         self._capacity = caches[0].shape[2]
@@ -146,6 +151,13 @@ class CpuPlan:
     def all_logits(self) -> Floats:
         """See `gpt2ja_onnx.device.base.Plan`."""
         return self._buffers.logits
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        if self._native is None:
+            return log_normalisers(self._buffers.logits)
+        largest, totals = self._native.sum_exponentials(self._buffers.logits)
+        return np.log(totals) + largest.astype(np.float64)
 
     def all_candidates(self) -> tuple[Floats, Ids]:
         """See `gpt2ja_onnx.device.base.Plan`."""

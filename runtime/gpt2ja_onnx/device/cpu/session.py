@@ -61,6 +61,7 @@ class CpuSession:
         self.shape = manifest.shape
         options = session_options(threads)
         native = native_operators(manifest, kernels)
+        self._native = None if isinstance(native, str) else native
         if not isinstance(native, str):
             self.kernels = native.instruction_set
             options.register_custom_ops_library(str(native.path))
@@ -91,7 +92,7 @@ class CpuSession:
     ) -> CpuPlan:
         """A call over `caches`; see `gpt2ja_onnx.device.base.Cache.plan`."""
         buffers = Buffers.allocate(self.manifest, rows, new, positions)
-        return CpuPlan(self._session, self.manifest, buffers, caches)
+        return CpuPlan(self._session, self.manifest, buffers, caches, self._native)
 
     def decode_plans(self, caches: Sequence[NDArray[np.generic]]) -> Callable[[int], CpuPlan]:
         """Calls with one token per row, by the number of rows: slices of the same buffers."""
@@ -101,7 +102,9 @@ class CpuSession:
         def plan(rows: int) -> CpuPlan:
             if rows not in plans:
                 slices = [part[:rows] for part in caches]
-                plans[rows] = CpuPlan(self._session, self.manifest, buffers.first(rows), slices)
+                plans[rows] = CpuPlan(
+                    self._session, self.manifest, buffers.first(rows), slices, self._native
+                )
             return plans[rows]
 
         return plan

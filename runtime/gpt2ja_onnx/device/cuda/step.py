@@ -10,6 +10,7 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.base import JoinedLogits, Scores
 from gpt2ja_onnx.device.cpu.plan import check_lengths
 from gpt2ja_onnx.device.cuda.memory import ELEMENT_TYPES, Packed, View
+from gpt2ja_onnx.device.log_normaliser import log_normalisers
 from gpt2ja_onnx.device.providers import ort
 
 if TYPE_CHECKING:
@@ -226,6 +227,10 @@ class CudaPlan:
             self._step.outputs[names.CANDIDATE_IDS][: self._rows, 0],
             DeviceLogits(self._step, self._rows),
         )
+
+    def log_normalisers(self) -> NDArray[np.float64]:
+        """See `gpt2ja_onnx.device.base.Plan`."""
+        return log_normalisers(self.all_logits())
 
     def all_logits(self) -> Floats:
         """See `gpt2ja_onnx.device.base.Plan`."""

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,10 +28,17 @@ _FLAGS = (
 
 
 class Page:
-    """A page of the browser: `complaints` are the errors and warnings that it logged."""
+    """A page of the browser.
+
+    Attributes:
+        complaints: The errors and warnings that it logged, and what it asked of other places
+            than those it may.
+        may_ask: What the addresses of its requests may begin with.
+    """
 
     def __init__(self, commands: int, answers: int) -> None:
         self.complaints: list[str] = []
+        self.may_ask: tuple[str, ...] = ("file:", "data:")
         self._commands = commands
         self._answers = os.fdopen(answers, "rb", closefd=False)
         self._session: str | None = None
@@ -43,10 +51,14 @@ class Page:
 
     def open(self, path: Path, width: int, scheme: str = "light") -> None:
         """Load a file in a viewport of this width, for a reader who prefers this scheme."""
+        self.visit(path.as_uri(), width, scheme)
+
+    def visit(self, url: str, width: int, scheme: str = "light", height: int = 800) -> None:
+        """Load an address, as `open` loads a file."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
-            height=800,
+            height=height,
             deviceScaleFactor=1,
             mobile=width < 500,
         )
@@ -54,15 +66,70 @@ class Page:
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": scheme}],
         )
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=url)
         while self._receive().get("method") != "Page.loadEventFired":
             pass
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression of JavaScript."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression of JavaScript; of a promise, what it comes to."""
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait(self, condition: str, seconds: float = 20) -> None:
+        """Wait until an expression of JavaScript is true."""
+        end = time.monotonic() + seconds
+        while not self.evaluate(f"Boolean({condition})"):
+            assert time.monotonic() < end, f"not within {seconds} s: {condition}"
+            time.sleep(0.02)
+
+    def click(self, selector: str) -> None:
+        """Click the middle of an element, as a mouse does."""
+        x, y = self.middle(selector)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def hover(self, selector: str) -> None:
+        """Move the mouse to the middle of an element."""
+        x, y = self.middle(selector)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def tap(self, selector: str) -> None:
+        """Touch the middle of an element."""
+        x, y = self.middle(selector)
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, key: str, modifiers: int = 0) -> None:
+        """Press a key by its DOM name; modifiers are those of the protocol, 2 for Control."""
+        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}.get(key, 0)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                modifiers=modifiers,
+                **({"text": text} if kind == "keyDown" and text else {}),
+            )
+
+    def type(self, text: str) -> None:
+        """Type a text into the element that has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Scroll an element into view; the middle of its first line, in pixels."""
+        x, y = self.evaluate(
+            f"(element => {{ element.scrollIntoView({{block: 'center'}});"
+            " const box = element.getClientRects()[0];"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })"
+            f"(document.querySelector({json.dumps(selector)}))"
+        )
+        return x, y
 
     def screenshot(self, path: Path) -> None:
         """Write the whole page as a PNG."""
@@ -94,7 +161,7 @@ class Page:
             self.complaints.append(json.dumps(parameters))
         if method == "Network.requestWillBeSent":
             url = parameters["request"]["url"]  # type: ignore[index]
-            if not url.startswith(("file:", "data:")):
+            if not url.startswith(self.may_ask):
                 self.complaints.append(f"asked the network for {url}")
         return message
 
