@@ -70,8 +70,8 @@ def _run(
 ) -> None:
     # Imported here: what needs numpy and matplotlib should not slow --help.
     from gpt2ja_bench.reporting.pages import write_pages
-    from gpt2ja_bench.running.contestant import Stage
     from gpt2ja_bench.running.runner import Runner, RunSettings, check_writable
+    from gpt2ja_bench.running.stage import Stage
 
     check_writable(output)
     known = ENGINES if device == "cpu" else CUDA_ENGINES

@@ -13,6 +13,7 @@ from gpt2ja_bench.report import (
     Report,
     Result,
     Sample,
+    Served,
     Settings,
     Workload,
 )
@@ -29,6 +30,7 @@ WORKLOADS = (
     Workload("score", "Scoring 100 texts", "score", 32, 128, 0, 100),
     Workload("long-texts", "32 long texts", "generate", 32, 64, 320, 32, peers=2),
     Workload("batch-256", "Batch of 256, 16 + 16 tokens", "generate", 256, 16, 16, 256, peers=2),
+    Workload("serve", "Serving", "serve", 32, 32, 48, 40, rates=(2.0, 8.0, 32.0), seed=7),
     Workload("cold-start", "Cold start", "cold_start", 1, 16, 1, 1),
 )
 # Engine → title, library, precision, bytes on disk, change of perplexity in percent,
@@ -60,6 +62,7 @@ _MEASURED = {
                   (3.2, 11.4, 30.5, 60.0), 16.0, 0.37, 190),
 }  # fmt: skip
 _NO_STEPS = "optimum"
+SERVERS = {"ours-int8": 30.0, "llamacpp-q8_0": 5.0}  # requests a second that they stand
 FASTEST = ("ctranslate2-int8", "llamacpp-q8_0")  # of the peers, in int8
 _LAST_FAILED = "llamacpp-f32"  # at batch-64
 
@@ -77,6 +80,10 @@ def make_report(
     )
     results = []
     for workload in WORKLOADS:
+        if workload.kind == "serve":
+            results += [_served(name, workload) for name in SERVERS]
+            results.append(Result("ours-int4", "serve", "skipped", "uvicorn is not installed"))
+            continue
         for name in _MEASURED:
             if workload.peers and not name.startswith("ours") and name not in FASTEST:
                 continue
@@ -155,6 +162,28 @@ def _kernels(name: str) -> str:
 
 def _absent(name: str, title: str, status: str, reason: str) -> EngineReport:
     return EngineReport(name, title, "", "", status, reason)  # type: ignore[arg-type]
+
+
+def _served(name: str, workload: Workload) -> Result:
+    """Requests beyond what a server stands, fewer than half at the last rate, wait for 2 s."""
+    served = []
+    for rate in workload.rates:
+        count = round(workload.requests * rate / workload.rates[0])
+        met = round(count * min(1.0, SERVERS[name] / rate))
+        served.append(
+            Served(
+                rate=rate,
+                seconds=20.0,
+                first_tokens=(0.05,) * met + (2.0,) * (count - met),
+                gaps=(0.02,) * count,
+                between_tokens=(0.02, 0.03, 0.05),
+                tokens=48 * count,
+                failed=0,
+                server_seconds=0.0008 * 48 * count,
+                client_seconds=0.0001 * 48 * count,
+            )
+        )
+    return Result(name, workload.id, "ok", "", (), 200 * 2**20, tuple(served))
 
 
 def _sample(

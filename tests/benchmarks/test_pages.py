@@ -26,6 +26,8 @@ PLOTS = (
     "roofline",
     "step-by-positions",
     "step-by-rows",
+    "serve-goodput",
+    "serve-first-token",
     "quality-interactive",
     "quality-batch-64",
     "steps-interactive",
@@ -107,6 +109,22 @@ def test_the_kernels_that_ran_are_named(exact: Report) -> None:
     assert kernels["gpt2ja-onnx fp32"][0] == "standard"
     assert kernels["gpt2ja-onnx fp32"][2] == "0"
     assert "CTranslate2 int8" not in kernels
+
+
+def test_servers_by_rate(exact: Report) -> None:
+    markdown = render_markdown(exact)
+    section = markdown.split("### Serving\n", 1)[1].split("\n#", 1)[0]
+    lines = [line.split("|")[1:13] for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip(" *") for cell in line] for line in lines]
+    found = {(line[0], line[1]): line[2:] for line in cells}
+    # 640 requests in 20 s, 600 of them in time; 0.8 and 0.1 ms of the processors a token.
+    late = found["gpt2ja-onnx int8", "32"]
+    assert late[:7] == ["30.0", "50.0", "2,000", "2,000", "20.0", "30.0", "50.0"]
+    assert late[7:] == ["1,536", "0", "0.800"]
+    assert found["llama.cpp q8_0", "8"][0] == "5.00"
+    assert found["gpt2ja-onnx int4", "skipped: uvicorn is not installed"]
+    assert "the first token within 1 s and 100 ms between tokens" in markdown
+    assert "seed 7" in markdown
 
 
 def test_workloads_of_the_fastest_say_so(exact: Report) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpt2ja_bench.report import Sample, read_report, write_report
-from gpt2ja_bench.reporting import statistics
+from gpt2ja_bench.reporting import growth, statistics
 from gpt2ja_bench.reporting.markdown import render_markdown
 from gpt2ja_onnx.errors import BenchmarkError
 
@@ -33,9 +33,21 @@ def test_a_report_of_version_1_is_read_as_one_without_what_is_new(
 ) -> None:
     content = json.loads(report_file.read_text())
     content["version"] = 1
-    new = {"integer_rate", "kernels", "fingerprint", "peers", "native_calls"}
+    content["workloads"] = [w for w in content["workloads"] if w["kind"] != "serve"]
+    content["results"] = [r for r in content["results"] if r["workload"] != "serve"]
+    new = {
+        "served",
+        "rates",
+        "seed",
+        "integer_rate",
+        "kernels",
+        "fingerprint",
+        "peers",
+        "native_calls",
+    }
     samples = [sample for result in content["results"] for sample in result["samples"]]
-    for part in (content["machine"], *content["engines"], *content["workloads"], *samples):
+    parts = [content["machine"], *samples]
+    for part in parts + content["engines"] + content["workloads"] + content["results"]:
         for name in new & set(part):
             del part[name]
     report_file.write_text(json.dumps(content))
@@ -168,19 +180,19 @@ def test_integers_are_held_to_reading_alone_where_their_rate_is_unknown(exact: R
 
 
 def test_peers_are_the_fastest_of_each_library_in_int8(exact: Report) -> None:
-    assert statistics.fastest_peers(exact, 32, 2) == ["ctranslate2-int8", "llamacpp-q8_0"]
-    assert statistics.fastest_peers(exact, 1, 1) == ["llamacpp-q8_0"]
+    assert growth.fastest_peers(exact, 32, 2) == ["ctranslate2-int8", "llamacpp-q8_0"]
+    assert growth.fastest_peers(exact, 1, 1) == ["llamacpp-q8_0"]
     without = tuple(e for e in exact.engines if statistics.bits(e.precision) != 8)
     report = dataclasses.replace(exact, engines=without)
-    assert statistics.fastest_peers(report, 32, 2) == ["llamacpp-q4_0", "ctranslate2-float32"]
-    assert statistics.fastest_peers(dataclasses.replace(exact, results=()), 32, 2) == []
+    assert growth.fastest_peers(report, 32, 2) == ["llamacpp-q4_0", "ctranslate2-float32"]
+    assert growth.fastest_peers(dataclasses.replace(exact, results=()), 32, 2) == []
 
 
 def test_steps_by_position_are_where_they_were_measured(exact: Report) -> None:
     """A step of the made-up report takes a thousandth longer with each position."""
     result = statistics.find_result(exact, "ours-int8", "long-texts")
     assert result
-    found = statistics.steps_by_position(result, find_workload(exact, "long-texts"), 16)
+    found = growth.steps_by_position(result, find_workload(exact, "long-texts"), 16)
     assert [position for position, _ in found] == sorted({position for position, _ in found})
     assert found[0][0] >= 65
     assert found[-1][0] <= 64 + 320

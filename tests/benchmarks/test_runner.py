@@ -16,10 +16,10 @@ from gpt2ja_bench.report import (
     read_report,
 )
 from gpt2ja_bench.reporting.statistics import baseline_ratio
-from gpt2ja_bench.running.contestant import Stage
 from gpt2ja_bench.running.engines.spec import EngineSpec
 from gpt2ja_bench.running.runner import Runner, RunSettings
 from gpt2ja_bench.running.shape import Shape
+from gpt2ja_bench.running.stage import Stage
 from gpt2ja_bench.running.workloads import PLANS, Plan, job
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError

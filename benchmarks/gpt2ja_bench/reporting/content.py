@@ -6,26 +6,21 @@ from typing import TYPE_CHECKING
 
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Document, Row, Section, Table
+from gpt2ja_bench.reporting.limits import integer_rate, kernels_table, limits_table
+from gpt2ja_bench.reporting.serving import serve_table
 from gpt2ja_bench.reporting.shortfalls import shortfalls
-from gpt2ja_bench.reporting.tables import (
-    engines_table,
-    integer_rate,
-    kernels_table,
-    limits_table,
-    overview_table,
-    workload_table,
-)
+from gpt2ja_bench.reporting.tables import engines_table, overview_table, workload_table
 from gpt2ja_bench.reporting.units import significant, span, with_interval
 
 if TYPE_CHECKING:
-    from gpt2ja_bench.report import Report
+    from gpt2ja_bench.report import Report, Workload
 
 SHORTFALLS_TITLE = "Where this project is not the fastest or the smallest"
 
 
 def make_document(report: Report) -> Document:
     """Say everything that a report holds, the most needed first."""
-    measured = tuple(table for w in report.workloads if (table := workload_table(report, w)).rows)
+    measured = tuple(table for w in report.workloads if (table := _table(report, w)).rows)
     details = [
         Section("Engines", tables=(engines_table(report),)),
         *_left_out(report),
@@ -92,11 +87,9 @@ def _warnings(report: Report) -> tuple[str, ...]:
     found = []
     if not report.complete:
         have = {(r.engine, r.workload) for r in report.results}
-        engines = [e for e in report.engines if e.status == "ok"]
-        all_pairs = len(engines) * len(report.workloads)
         found.append(
             "This report is partial: the run was interrupted after "
-            f"{span(report.seconds)}, with {len(have)} of {all_pairs} measurements begun."
+            f"{span(report.seconds)}, with {len(have)} measurements begun."
         )
     if report.settings.quick:
         found.append("This is a quick run: fewer repeats and workloads, so wider intervals.")
@@ -138,6 +131,11 @@ def _shortfalls(report: Report) -> Section:
     else:
         text = "This project was not measured here."
     return Section(SHORTFALLS_TITLE, (text,))
+
+
+def _table(report: Report, workload: Workload) -> Table:
+    serves = workload.kind == "serve"
+    return serve_table(report, workload) if serves else workload_table(report, workload)
 
 
 def _with_rows(title: str, table: Table) -> list[Section]:

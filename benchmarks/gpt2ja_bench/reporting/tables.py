@@ -20,11 +20,10 @@ from gpt2ja_bench.reporting.units import (
 )
 
 if TYPE_CHECKING:
-    from gpt2ja_bench.report import Check, EngineReport, Machine, Report, Result, Workload
+    from gpt2ja_bench.report import Check, EngineReport, Report, Result, Workload
 
 WRONG = "WRONG OUTPUT"
 OF_CALLS = "†"
-_MANY_ROWS = 32  # from which products, not reading, take a step's time
 
 
 def engines_table(report: Report) -> Table:
@@ -48,7 +47,7 @@ def engines_table(report: Report) -> Table:
             milliseconds(load),
             mebibytes(memory.get(engine.id, 0)),
         )
-        rows.append(Row(cells, _tone(engine)))
+        rows.append(Row(cells, tone(engine)))
     columns = (
         "Engine",
         "Short name",
@@ -71,75 +70,18 @@ def engines_table(report: Report) -> Table:
 
 def overview_table(report: Report) -> Table:
     """Every engine that was measured against every workload, as ratios to PyTorch."""
+    workloads = [workload for workload in report.workloads if workload.kind != "serve"]
     rows = []
     for engine in report.engines:
         if engine.status == "ok":
-            cells = [_ratio(report, engine, workload) for workload in report.workloads]
-            rows.append(Row((engine_name(engine), *cells), _tone(engine)))
+            cells = [_ratio(report, engine, workload) for workload in workloads]
+            rows.append(Row((engine_name(engine), *cells), tone(engine)))
     note = (
         "By the decoding step where a workload has steps, by the whole call otherwise; by the new "
         "process to its first token for a cold start. Intervals are in the tables below."
     )
-    columns = ("Engine", *(workload.title for workload in report.workloads))
+    columns = ("Engine", *(workload.title for workload in workloads))
     return Table(columns, tuple(rows), note=note)
-
-
-def limits_table(report: Report) -> Table:
-    """How near integer steps come to the machine: its memory at few rows, its products at many."""
-    ladder = statistics.batch_ladder(report)
-    few, many = ladder[:1], [workload for workload in ladder if workload.rows >= _MANY_ROWS][:1]
-    machine, rows = report.machine, []
-    for engine in report.engines:
-        if not statistics.is_integer(engine) or engine.status != "ok":
-            continue
-        cells = (
-            *(_share(report, engine, w, engine.weight_bytes, machine.bandwidth) for w in few),
-            *(
-                _share(report, engine, w, w.rows * engine.step_operations, machine.integer_rate)
-                for w in many
-            ),
-        )
-        rows.append(Row((engine_name(engine), *cells), _tone(engine)))
-    columns = (
-        "Engine",
-        *(f"Of the read bandwidth, {_rows(w)}" for w in few),
-        *(f"Of the integer rate, {_rows(w)}" for w in many),
-    )
-    note = (
-        "The bytes of weights that a step reads, and the operations of its products with them, a "
-        "second of the median step. Read bandwidth, measured: "
-        f"{significant(machine.bandwidth / 1e9)} GB/s. Integer rate, measured: "
-        f"{integer_rate(machine)}."
-    )
-    return Table(columns, tuple(rows), note=note)
-
-
-def kernels_table(report: Report) -> Table:
-    """What computed this project's figures."""
-    rows = []
-    for engine in report.engines:
-        if engine.status == "ok" and engine.kernels:
-            samples = [s for r in report.results if r.engine == engine.id for s in r.samples]
-            calls = sum(sample.native_calls for sample in samples)
-            cells = (engine_name(engine), engine.kernels, engine.fingerprint, f"{calls:,}")
-            rows.append(Row(cells, _tone(engine)))
-    columns = ("Engine", "Kernels", "Fingerprint", "Native calls in the timed runs")
-    note = (
-        "Native calls are counted by the operators themselves. An engine that made fewer than its "
-        "graph has, or none where it names native kernels, has failed. Scoring and new processes "
-        "are not counted."
-    )
-    return Table(columns, tuple(rows), text_columns=3, note=note)
-
-
-def integer_rate(machine: Machine) -> str:
-    """The measured rate of integer products with what it was measured by, or why there is none."""
-    if not machine.integer_rate:
-        return f"none: {machine.kernels}"
-    return (
-        f"{significant(machine.integer_rate / 1e9)} GOP/s, by this project's {machine.kernels} "
-        "kernels from cache"
-    )
 
 
 def workload_table(report: Report, workload: Workload) -> Table:
@@ -163,7 +105,7 @@ def workload_table(report: Report, workload: Workload) -> Table:
         step = statistics.step_time(result) if workload.kind == "generate" else None
         assert total
         cost = step.value if step else total.value / max(1, workload.new_tokens)
-        rows.append((cost, Row((engine_name(engine), *cells), _tone(engine))))
+        rows.append((cost, Row((engine_name(engine), *cells), tone(engine))))
     rows.sort(key=lambda pair: pair[0])
     notes = [f"{OF_CALLS} by whole calls: one of the two tells no steps."] if marked else []
     if workload.peers is not None:
@@ -177,6 +119,13 @@ def workload_table(report: Report, workload: Workload) -> Table:
 def engine_name(engine: EngineReport) -> str:
     """The title, with a warning where the output is wrong."""
     return f"{engine.title} — {WRONG}" if statistics.is_wrong(engine) else engine.title
+
+
+def tone(engine: EngineReport) -> Tone:
+    """How an engine's rows stand out."""
+    if statistics.is_wrong(engine):
+        return "wrong"
+    return "ours" if statistics.is_ours(engine) else ""
 
 
 _COLUMNS = {
@@ -225,18 +174,6 @@ def _cells(
     )
 
 
-def _share(
-    report: Report, engine: EngineReport, workload: Workload, work: float, rate: float
-) -> str:
-    result = statistics.find_result(report, engine.id, workload.id)
-    step = statistics.step_time(result) if result else None
-    return f"{100 * work / step.value / rate:.0f} %" if step and rate else NONE
-
-
-def _rows(workload: Workload) -> str:
-    return f"{workload.rows} row{'' if workload.rows == 1 else 's'}"
-
-
 def _ratio(report: Report, engine: EngineReport, workload: Workload) -> str:
     result = statistics.find_result(report, engine.id, workload.id)
     if result is None:
@@ -251,12 +188,6 @@ def _mark(report: Report, workload: Workload, result: Result) -> str:
     baseline = statistics.find_result(report, BASELINE, workload.id)
     calls = baseline and statistics.compares_calls(result, baseline, workload.kind)
     return OF_CALLS if calls else ""
-
-
-def _tone(engine: EngineReport) -> Tone:
-    if statistics.is_wrong(engine):
-        return "wrong"
-    return "ours" if statistics.is_ours(engine) else ""
 
 
 def _checked(engine: EngineReport) -> str:

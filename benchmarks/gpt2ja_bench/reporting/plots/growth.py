@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import NullFormatter
 
-from gpt2ja_bench.reporting import statistics
+from gpt2ja_bench.reporting import growth, statistics
 from gpt2ja_bench.reporting.document import Picture
 from gpt2ja_bench.reporting.plots.lines import (
     LABELS,
@@ -42,7 +42,7 @@ def step_by_positions(report: Report) -> Picture | None:
     lines: Lines = {}
     for engine, result in measured(report, workload):
         if engine.id in _shown(report):
-            steps = statistics.steps_by_position(result, workload, _WINDOWS)
+            steps = growth.steps_by_position(result, workload, _WINDOWS)
             lines[engine.id] = [(position, 1e3 * seconds) for position, seconds in steps]
     lines = {engine: points for engine, points in lines.items() if points}
     if not lines:
@@ -87,7 +87,7 @@ def _shown(report: Report) -> set[str]:
     ran = {result.engine for result in report.results if result.workload in narrow}
     ladder = statistics.batch_ladder(report)
     most = ladder[-1].rows if ladder else 1
-    return ours | ((ran - ours) or set(statistics.fastest_peers(report, most, _PEERS)))
+    return ours | ((ran - ours) or set(growth.fastest_peers(report, most, _PEERS)))
 
 
 def _step(engine: EngineReport, workload: Workload, result: Result) -> Point | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Picture
+from gpt2ja_bench.reporting.limits import integer_rate
 from gpt2ja_bench.reporting.plots.lines import (
     LABELS,
     WIDTH,
@@ -21,7 +22,6 @@ from gpt2ja_bench.reporting.plots.lines import (
     said,
 )
 from gpt2ja_bench.reporting.plots.style import add_axes, colour, new_figure, to_svg
-from gpt2ja_bench.reporting.tables import integer_rate
 from gpt2ja_bench.reporting.units import significant
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,8 @@ class EngineSpec:
         extra: That installs them.
         bundle: A finished bundle to run instead of an export of the checkpoint.
         by_default: Whether it runs where no engines are chosen.
+        server: Whose HTTP server runs its model, by `gpt2ja_bench.running.serving.servers`; empty
+            where there is none.
     """
 
     id: str
@@ -35,6 +37,7 @@ class EngineSpec:
     extra: str
     bundle: Path | None = None
     by_default: bool = True
+    server: Literal["", "gpt2ja", "llama.cpp"] = ""
 
     def missing(self) -> str | None:
         """The first package that is not installed."""

@@ -8,6 +8,7 @@ from gpt2ja_bench.report import BASELINE
 from gpt2ja_bench.running.engines.spec import EngineSpec
 
 _PACKAGE = "gpt2ja_bench.running.engines"
+_SERVED = ("int8", "q8_0", "fp16")  # one precision a library and device, since serving takes long
 
 
 def _torch(name: str, title: str, precision: str, bits: float) -> EngineSpec:
@@ -31,6 +32,7 @@ def _ours(precision: str, bits: float, build: str = "cpu") -> EngineSpec:
         weight_bits=bits,
         packages=("gpt2ja-onnx", "onnx-ir"),
         extra=f"{build},bench",
+        server="gpt2ja" if precision in _SERVED else "",
     )
 
 
@@ -66,6 +68,7 @@ def _llama_cpp(precision: str, bits: float) -> EngineSpec:
         weight_bits=bits,
         packages=("llama-cpp-python", "gguf", "transformers"),
         extra="bench,bench-llama-cpp",
+        server="llama.cpp" if precision in _SERVED else "",
     )
 
 
