@@ -18,7 +18,7 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 .DEFAULT_GOAL := help
 .PHONY: help kernels demo test quick lint format types unit doctests docs settings wheel gpu-check \
-	readme-figures export-table generation-settings clean
+	readme-figures export-table generation-settings llama-server clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
@@ -98,6 +98,10 @@ export-table: $(STAMP)  ## Measure an export in every precision
 # make generation-settings TEXT=kyoto.valid.txt MODEL=bundle
 generation-settings: $(STAMP)  ## Measure how generated text degenerates under settings
 	$(BIN)/python -m gpt2ja_bench.making.generation_settings $(TEXT) $(addprefix --model=,$(MODEL))
+
+# What the benchmark's workload of servers runs beside this project's.
+llama-server: $(STAMP)  ## Build llama.cpp's HTTP server for the benchmark
+	$(BIN)/python -m gpt2ja_bench.making.llama_server
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

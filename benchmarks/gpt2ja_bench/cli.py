@@ -34,7 +34,11 @@ _QUICK = (BASELINE, "ctranslate2-int8", "llama.cpp-q8_0", "ours-int8", "ours-fp1
     "--checkpoint", type=click.Path(path_type=Path),
     help="Hugging Face checkpoint.  [default: random weights of the published model's size]",
 )  # fmt: skip
-@click.option("--engines", help="Ids or names as in a report, with commas.  [default: all]")
+@click.option(
+    "--engines",
+    help="Ids or names as in a report, with commas.  [default: all but this project's with "
+    "standard kernels]",
+)
 @click.option("--workloads", help="Their names, with commas.  [default: all]")
 @click.option("--threads", type=click.IntRange(min=1), help="Of every engine.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -66,12 +70,13 @@ def _run(
 ) -> None:
     # Imported here: what needs numpy and matplotlib should not slow --help.
     from gpt2ja_bench.reporting.pages import write_pages
-    from gpt2ja_bench.running.contestant import Stage
     from gpt2ja_bench.running.runner import Runner, RunSettings, check_writable
+    from gpt2ja_bench.running.stage import Stage
 
     check_writable(output)
     known = ENGINES if device == "cpu" else CUDA_ENGINES
-    chosen = _choose(known, engines, "engine", _QUICK if quick else None)
+    default = _QUICK if quick else tuple(spec.id for spec in known if spec.by_default)
+    chosen = _choose(known, engines, "engine", default)
     if chosen[0].id != BASELINE:
         chosen = (known[0], *(spec for spec in chosen if spec.id != BASELINE))
     chosen += tuple(_bundle_engine(path) for path in models)

@@ -17,12 +17,13 @@ from gpt2ja_onnx.errors import BenchmarkError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)  # version 1 has no integer rate, kernels, native calls and servers
 REPORT_FILE = "report.json"
 BASELINE = "torch"  # the engine that ratios are taken to
 
 Status = Literal["ok", "skipped", "failed"]
-Kind = Literal["generate", "queue", "score", "cold_start"]
+Kind = Literal["generate", "queue", "score", "cold_start", "serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Machine:
         system: Operating system and Python.
         bandwidth: Measured bytes a second when reading memory, with the threads of the report.
         matrix_rate: Measured floating point operations a second of an fp32 product (fp16 on CUDA).
+        integer_rate: Measured integer operations a second of an int8 product, by this project's
+            native operators with weights from the cache; 0 where there are none.
+        kernels: The instruction set of these operators, or why there are none.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Machine:
     system: str
     bandwidth: float
     matrix_rate: float
+    integer_rate: float = 0.0
+    kernels: str = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class EngineReport:
         check: Against PyTorch.
         weight_bytes: Bytes of weights that one decoding step reads, for the floor.
         step_operations: Floating point (or integer) operations a row and decoding step.
+        kernels: What computes the graph, where the engine tells: ``avx2`` for native operators.
+        fingerprint: Names bundle, library and kernels; where it is the same, so is a seed's text.
     """
 
     id: str
@@ -124,6 +132,8 @@ class EngineReport:
     check: Check | None = None
     weight_bytes: int = 0
     step_operations: int = 0
+    kernels: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +145,16 @@ class Workload:
         title: For people.
         kind: ``generate``: one call over `rows` prompts, all of one length; ``queue``: requests
             of drawn lengths; ``score``: log-probabilities of texts; ``cold_start``: a new
-            process to its first token.
+            process to its first token; ``serve``: requests that come over HTTP at given rates.
         rows: Rows of the batch, or the most that may run at once.
-        prompt_tokens: Length of every prompt; the mean for a queue; of every text for scoring.
-        new_tokens: Tokens to generate for every prompt; the mean for a queue.
-        requests: Requests in a queue, or texts to score; otherwise equal to `rows`.
+        prompt_tokens: Length of every prompt, or of every text for scoring.
+        new_tokens: Tokens to generate for every prompt; the mean for a queue and for serving.
+        requests: Requests in a queue or, at the lowest rate, to a server; or texts to score;
+            otherwise equal to `rows`.
         shared_prompt: Whether the rows continue one and the same prompt.
+        peers: How many of the other projects' engines ran, the fastest ones; None: every engine.
+        rates: Requests a second that a server gets, rising.
+        seed: Of the times, prompts and lengths of these requests.
     """
 
     id: str
@@ -151,6 +165,9 @@ class Workload:
     new_tokens: int
     requests: int
     shared_prompt: bool = False
+    peers: int | None = None
+    rates: tuple[float, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +180,53 @@ class Sample:
         steps: Durations of the decoding steps after the first token, one a step of the whole
             batch; empty where the engine does not tell.
         tokens: Tokens that were generated, or scored.
+        native_calls: Calls of this project's native operators, where the engine counts them.
     """
 
     seconds: float
     first_token: float | None
     steps: tuple[float, ...]
     tokens: int
+    native_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server under requests that come at one rate, whether or not it keeps up.
+
+    Attributes:
+        rate: Requests a second on average; the times between them are drawn.
+        seconds: From the first request to the last token.
+        first_tokens: Seconds from each answered request to its first text.
+        gaps: Mean seconds between the tokens of each answered request, in the same order.
+        between_tokens: The 50th, 95th and 99th percentile of the times between two arrivals of
+            text, over all requests.
+        tokens: Tokens of all answers.
+        failed: Requests that were refused, or whose answers broke off.
+        server_seconds: Processor time of the server.
+        client_seconds: Processor time of the one client that sends all requests.
+    """
+
+    rate: float
+    seconds: float
+    first_tokens: tuple[float, ...]
+    gaps: tuple[float, ...]
+    between_tokens: tuple[float, float, float]
+    tokens: int
+    failed: int
+    server_seconds: float
+    client_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An engine on a workload. Sample i of all engines was taken in round i, one after another."""
+    """An engine on a workload. Sample i of all engines was taken in round i, one after another.
+
+    Attributes:
+        samples: Timed calls; none for ``serve``.
+        served: One a rate, for ``serve`` alone. Rates beyond the one at which most requests
+            missed the limits are left out.
+    """
 
     engine: str
     workload: str
@@ -181,6 +234,7 @@ class Result:
     reason: str = ""
     samples: tuple[Sample, ...] = ()
     peak_memory: int = 0
+    served: tuple[Served, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +278,8 @@ def read_report(path: Path) -> Report:
         raise BenchmarkError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BenchmarkError(f"{path}: is no report: {error}") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
+    version = found.get("version") if isinstance(found, dict) else None
+    if version not in _READABLE:
         raise BenchmarkError(f"{path}: has report version {version}, expected {VERSION}")
     try:
         return _report(found)
@@ -242,10 +296,14 @@ def _report(found: dict[str, Any]) -> Report:
     return Report(
         **found
         | {
+            "version": VERSION,
             "machine": Machine(**machine | {"flags": tuple(machine["flags"])}),
             "settings": Settings(**found["settings"]),
             "engines": tuple(_engine(item) for item in found["engines"]),
-            "workloads": tuple(Workload(**item) for item in found["workloads"]),
+            "workloads": tuple(
+                Workload(**item | {"rates": tuple(item.get("rates", ()))})
+                for item in found["workloads"]
+            ),
             "results": tuple(_result(item) for item in found["results"]),
         }
     )
@@ -260,4 +318,10 @@ def _engine(found: dict[str, Any]) -> EngineReport:
 
 def _result(found: dict[str, Any]) -> Result:
     samples = (Sample(**sample | {"steps": tuple(sample["steps"])}) for sample in found["samples"])
-    return Result(**found | {"samples": tuple(samples)})
+    served = (_served(item) for item in found.get("served", ()))
+    return Result(**found | {"samples": tuple(samples), "served": tuple(served)})
+
+
+def _served(found: dict[str, Any]) -> Served:
+    names = ("first_tokens", "gaps", "between_tokens")
+    return Served(**found | {name: tuple(found[name]) for name in names})

@@ -13,6 +13,7 @@ from gpt2ja_bench.report import (
     Report,
     Result,
     Sample,
+    Served,
     Settings,
     Workload,
 )
@@ -27,6 +28,9 @@ WORKLOADS = (
     Workload("shared", "16 sequences of one prompt", "generate", 16, 512, 64, 16, True),
     Workload("queue", "Queue of 200 requests", "queue", 32, 16, 96, 200),
     Workload("score", "Scoring 100 texts", "score", 32, 128, 0, 100),
+    Workload("long-texts", "32 long texts", "generate", 32, 64, 320, 32, peers=2),
+    Workload("batch-256", "Batch of 256, 16 + 16 tokens", "generate", 256, 16, 16, 256, peers=2),
+    Workload("serve", "Serving", "serve", 32, 32, 48, 40, rates=(2.0, 8.0, 32.0), seed=7),
     Workload("cold-start", "Cold start", "cold_start", 1, 16, 1, 1),
 )
 # Engine → title, library, precision, bytes on disk, change of perplexity in percent,
@@ -58,6 +62,8 @@ _MEASURED = {
                   (3.2, 11.4, 30.5, 60.0), 16.0, 0.37, 190),
 }  # fmt: skip
 _NO_STEPS = "optimum"
+SERVERS = {"ours-int8": 30.0, "llamacpp-q8_0": 5.0}  # requests a second that they stand
+FASTEST = ("ctranslate2-int8", "llamacpp-q8_0")  # of the peers, in int8
 _LAST_FAILED = "llamacpp-f32"  # at batch-64
 
 
@@ -74,7 +80,13 @@ def make_report(
     )
     results = []
     for workload in WORKLOADS:
+        if workload.kind == "serve":
+            results += [_served(name, workload) for name in SERVERS]
+            results.append(Result("ours-int4", "serve", "skipped", "uvicorn is not installed"))
+            continue
         for name in _MEASURED:
+            if workload.peers and not name.startswith("ours") and name not in FASTEST:
+                continue
             if (name, workload.id) == (_LAST_FAILED, "batch-64"):
                 results.append(Result(name, workload.id, "failed", "took longer than 300 s"))
                 continue
@@ -94,6 +106,8 @@ def make_report(
             "Linux 6.8, Python 3.11.2",
             33e9,
             140e9,
+            900e9,
+            "avx512_vnni",
         ),
         settings=Settings(
             False,
@@ -136,11 +150,40 @@ def _engine(name: str) -> EngineReport:
         check=Check(64, agreement, perplexity, 60.0, change < 100),
         weight_bytes=size * 10**6 - 2_000_000,
         step_operations=2 * PARAMETERS,
+        kernels=_kernels(name),
+        fingerprint=f"0123456789ab-ort1.32.0-{_kernels(name)}" if _kernels(name) else "",
     )
+
+
+def _kernels(name: str) -> str:
+    native = name in ("ours-int8", "ours-int4")
+    return "avx512_vnni" if native else "standard" if name.startswith("ours") else ""
 
 
 def _absent(name: str, title: str, status: str, reason: str) -> EngineReport:
     return EngineReport(name, title, "", "", status, reason)  # type: ignore[arg-type]
+
+
+def _served(name: str, workload: Workload) -> Result:
+    """Requests beyond what a server stands, fewer than half at the last rate, wait for 2 s."""
+    served = []
+    for rate in workload.rates:
+        count = round(workload.requests * rate / workload.rates[0])
+        met = round(count * min(1.0, SERVERS[name] / rate))
+        served.append(
+            Served(
+                rate=rate,
+                seconds=20.0,
+                first_tokens=(0.05,) * met + (2.0,) * (count - met),
+                gaps=(0.02,) * count,
+                between_tokens=(0.02, 0.03, 0.05),
+                tokens=48 * count,
+                failed=0,
+                server_seconds=0.0008 * 48 * count,
+                client_seconds=0.0001 * 48 * count,
+            )
+        )
+    return Result(name, workload.id, "ok", "", (), 200 * 2**20, tuple(served))
 
 
 def _sample(
@@ -154,7 +197,8 @@ def _sample(
     if workload.kind == "cold_start":
         seconds = start * drawn()
         return Sample(seconds, seconds, (), 1)
-    step = float(np.interp(workload.rows, (1, 8, 32, 64), steps)) / 1e3
+    rows = (1, 8, 32, 64, 256)
+    step = float(np.interp(workload.rows, rows, (*steps, 4 * steps[-1]))) / 1e3
     if workload.kind != "generate":
         tokens = workload.requests * (workload.new_tokens or workload.prompt_tokens)
         share = 1.0 if workload.kind == "queue" else 0.2
@@ -162,7 +206,11 @@ def _sample(
     first_token = first / 1e3 * workload.rows * workload.prompt_tokens / 16 * drawn()
     scale = drawn()
     jitter = 1 + noise * random.exponential(size=workload.new_tokens - 1)
+    if workload.new_tokens > 100:  # and one a thousandth longer with each position
+        jitter *= 1 + np.arange(workload.new_tokens - 1) / 1000
     durations = tuple(float(step * scale * each) for each in jitter)
     told = () if name == _NO_STEPS else durations
     total = first_token + sum(durations)
-    return Sample(total, first_token if told else None, told, workload.rows * workload.new_tokens)
+    calls = 63 * workload.new_tokens if _kernels(name) == "avx512_vnni" else 0
+    tokens = workload.rows * workload.new_tokens
+    return Sample(total, first_token if told else None, told, tokens, calls)

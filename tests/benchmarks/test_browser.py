@@ -69,7 +69,7 @@ def test_the_page(page: Page, report_page: Path, width: int, scheme: str) -> Non
     )
     assert page.evaluate(_CLIPPED) == 0
     plots = page.evaluate(_PLOTS)
-    assert len(plots) == 6
+    assert len(plots) == 10
     for plot in plots:
         assert plot["width"] > 300
         assert plot["height"] > 200

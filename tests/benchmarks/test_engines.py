@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_bench.running.engines.base import make_engine
-from gpt2ja_bench.running.engines.table import CUDA_ENGINES
+from gpt2ja_bench.running.engines.base import Engine, Job, make_engine
+from gpt2ja_bench.running.engines.table import CUDA_ENGINES, ENGINES
+from gpt2ja_kernels import Kernels, load_kernels
 from gpt2ja_onnx.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -22,3 +23,44 @@ def test_a_comparison_on_a_gpu_never_times_the_cpu(
     engine = make_engine(spec.kind, spec.precision, "cuda")
     with pytest.raises(ProviderError, match="cannot run on cuda: there is no GPU"):
         engine.load(cuda_bundle, threads=1)
+
+
+JOBS = (
+    Job([[20, 21, 22]], [6], 1),
+    Job([[20 + row, 21, 22] for row in range(4)], [6] * 4, 4),
+    Job([[20 + row, 21, 22] for row in range(9)], [2, 7, 4] * 3, 4),  # a queue
+)
+
+
+def loaded(name: str, bundle: Path) -> Engine:
+    spec = next(spec for spec in ENGINES if spec.id == name)
+    engine = make_engine(spec.kind, spec.precision, "cpu")
+    engine.load(bundle, threads=1)
+    return engine
+
+
+def test_native_calls_are_counted(bundles: dict[str, Path]) -> None:
+    kernels = load_kernels()
+    assert isinstance(kernels, Kernels), kernels
+    engine = loaded("ours-int8", bundles["int8"])
+    assert engine.identity().kernels == kernels.instruction_set
+    assert engine.identity().fingerprint.endswith(kernels.instruction_set)
+    assert engine.run(JOBS[0]).native_calls == 6 * (5 * 2 + 3)  # tokens, layers, the rest
+    assert all(engine.run(job).native_calls > 0 for job in JOBS)
+
+
+def test_standard_kernels_are_an_engine_of_their_own(bundles: dict[str, Path]) -> None:
+    assert not any(spec.by_default for spec in ENGINES if spec.id.endswith("-standard"))
+    engine = loaded("ours-int8-standard", bundles["int8"])
+    assert engine.identity().kernels == "standard"
+    assert [engine.run(job).native_calls for job in JOBS] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_an_engine_that_claims_native_kernels_and_ran_none_fails(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, job: Job
+) -> None:
+    engine = loaded("ours-int8", bundles["int8"])
+    monkeypatch.setattr("gpt2ja_bench.running.engines.ours.load_kernels", lambda: "not counted")
+    with pytest.raises(RuntimeError, match="made 0 native calls, expected"):
+        engine.run(job)

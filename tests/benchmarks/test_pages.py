@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 PLOTS = (
     "speed-by-batch",
     "roofline",
+    "step-by-positions",
+    "step-by-rows",
+    "serve-goodput",
+    "serve-first-token",
     "quality-interactive",
     "quality-batch-64",
     "steps-interactive",
@@ -77,6 +81,60 @@ def test_figures_of_the_other_kinds(exact: Report) -> None:
         *("1,422", "13.5", "9.02", "216")
     ]
     assert rows(markdown, "### Cold start")["CTranslate2 int8"] == ["0.190", "50.5", "148"]
+
+
+def test_integer_steps_beside_the_machines_limits(exact: Report) -> None:
+    markdown = render_markdown(exact)
+    limits = rows(markdown, "## Integer steps and the machine's limits")
+    # 112 MB in 4.0 ms at 33 GB/s; 32 rows of 218 million operations in 22.5 ms at 900 GOP/s.
+    assert limits["gpt2ja-onnx int8"] == ["85 %", "34 %"]
+    assert "gpt2ja-onnx fp32" not in limits
+    rate = "900 GOP/s, by this project's avx512_vnni kernels from cache"
+    assert f"| Integer rate, measured | {rate} |" in markdown
+    reason = "this installation has no native operators"
+    machine = dataclasses.replace(exact.machine, integer_rate=0.0, kernels=reason)
+    without = render_markdown(dataclasses.replace(exact, machine=machine))
+    limits = rows(without, "## Integer steps and the machine's limits")
+    assert limits["gpt2ja-onnx int8"] == ["85 %", "—"]
+    assert f"| Integer rate, measured | none: {reason} |" in without
+
+
+def test_the_kernels_that_ran_are_named(exact: Report) -> None:
+    kernels = rows(render_markdown(exact), "## This project's kernels")
+    # 63 calls a step, in 5 rounds.
+    tokens = sum(w.new_tokens for w in exact.workloads if w.kind == "generate")
+    calls = f"{63 * tokens * 5:,}"
+    fingerprint = "0123456789ab-ort1.32.0-avx512_vnni"
+    assert kernels["gpt2ja-onnx int8"] == ["avx512_vnni", fingerprint, calls]
+    assert kernels["gpt2ja-onnx fp32"][0] == "standard"
+    assert kernels["gpt2ja-onnx fp32"][2] == "0"
+    assert "CTranslate2 int8" not in kernels
+
+
+def test_servers_by_rate(exact: Report) -> None:
+    markdown = render_markdown(exact)
+    section = markdown.split("### Serving\n", 1)[1].split("\n#", 1)[0]
+    lines = [line.split("|")[1:13] for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip(" *") for cell in line] for line in lines]
+    found = {(line[0], line[1]): line[2:] for line in cells}
+    # 640 requests in 20 s, 600 of them in time; 0.8 and 0.1 ms of the processors a token.
+    late = found["gpt2ja-onnx int8", "32"]
+    assert late[:7] == ["30.0", "50.0", "2,000", "2,000", "20.0", "30.0", "50.0"]
+    assert late[7:] == ["1,536", "0", "0.800"]
+    assert found["llama.cpp q8_0", "8"][0] == "5.00"
+    assert found["gpt2ja-onnx int4", "skipped: uvicorn is not installed"]
+    assert "the first token within 1 s and 100 ms between tokens" in markdown
+    assert "seed 7" in markdown
+
+
+def test_workloads_of_the_fastest_say_so(exact: Report) -> None:
+    markdown = render_markdown(exact)
+    table = rows(markdown, "### 32 long texts")
+    assert set(table) == {
+        *("gpt2ja-onnx int8", "gpt2ja-onnx int4", "gpt2ja-onnx fp32", "gpt2ja-onnx fp16"),
+        *("CTranslate2 int8", "llama.cpp q8_0"),
+    }
+    assert "only the fastest engines ran this" in markdown
 
 
 def test_intervals_stand_beside_their_medians(noisy: Report) -> None:

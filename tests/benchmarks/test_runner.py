@@ -16,10 +16,10 @@ from gpt2ja_bench.report import (
     read_report,
 )
 from gpt2ja_bench.reporting.statistics import baseline_ratio
-from gpt2ja_bench.running.contestant import Stage
 from gpt2ja_bench.running.engines.spec import EngineSpec
 from gpt2ja_bench.running.runner import Runner, RunSettings
 from gpt2ja_bench.running.shape import Shape
+from gpt2ja_bench.running.stage import Stage
 from gpt2ja_bench.running.workloads import PLANS, Plan, job
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
@@ -76,6 +76,20 @@ def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:
     assert report.engines[1].model_bytes == 1000
     assert report.engines[1].check is not None
     assert report.engines[1].check.passed
+
+
+def test_only_the_fastest_peers_run_what_takes_long(tmp_path: Path) -> None:
+    narrow = Plan(Workload("more", "More rows", "generate", 3, 4, 6, 3, peers=1), 1, 1)
+    done: list[float] = []
+    chosen = settings(
+        spec("fast", "fast", packages=("click",)),
+        spec("slow", "slow", packages=("pytest",)),
+        spec("ours-slow", "slow", packages=("ruff",)),
+        plans=(GENERATE, narrow),
+    )
+    report = Runner(chosen, tmp_path, lambda name, cost: done.append(cost)).run()
+    assert {r.engine for r in report.results if r.workload == "more"} == {"fast", "ours-slow"}
+    assert sum(done) == pytest.approx(chosen.cost)
 
 
 @pytest.mark.parametrize(

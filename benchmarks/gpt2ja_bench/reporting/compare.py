@@ -139,7 +139,15 @@ def _other_workloads(old: Report, new: Report) -> Iterator[str]:
 def _alike(workload: Workload, other: Workload) -> bool:
     return all(
         getattr(workload, name) == getattr(other, name)
-        for name in ("kind", "rows", "prompt_tokens", "new_tokens", "requests", "shared_prompt")
+        for name in (
+            "kind",
+            "rows",
+            "prompt_tokens",
+            "new_tokens",
+            "requests",
+            "shared_prompt",
+            "rates",
+        )
     )
 
 

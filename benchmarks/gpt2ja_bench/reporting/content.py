@@ -6,22 +6,26 @@ from typing import TYPE_CHECKING
 
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Document, Row, Section, Table
+from gpt2ja_bench.reporting.limits import integer_rate, kernels_table, limits_table
+from gpt2ja_bench.reporting.serving import serve_table
 from gpt2ja_bench.reporting.shortfalls import shortfalls
 from gpt2ja_bench.reporting.tables import engines_table, overview_table, workload_table
 from gpt2ja_bench.reporting.units import significant, span, with_interval
 
 if TYPE_CHECKING:
-    from gpt2ja_bench.report import Report
+    from gpt2ja_bench.report import Report, Workload
 
 SHORTFALLS_TITLE = "Where this project is not the fastest or the smallest"
 
 
 def make_document(report: Report) -> Document:
     """Say everything that a report holds, the most needed first."""
-    measured = tuple(table for w in report.workloads if (table := workload_table(report, w)).rows)
+    measured = tuple(table for w in report.workloads if (table := _table(report, w)).rows)
     details = [
         Section("Engines", tables=(engines_table(report),)),
         *_left_out(report),
+        *_with_rows("Integer steps and the machine's limits", limits_table(report)),
+        *_with_rows("This project's kernels", kernels_table(report)),
         Section(
             "Workloads",
             paragraphs=(_READING,),
@@ -49,8 +53,8 @@ _READING = (
     "Medians, with their intervals of 95 % confidence in brackets: [low–high]. A step gives every "
     "row one token. “× PyTorch” is the median of the ratios within each round, in which the "
     "engines ran one after another. “Of the floor” is the least time that the machine's measured "
-    "bandwidth and matrix rate allow a step, as a share of the time that it took. Wide tables "
-    "scroll sideways."
+    "bandwidth and rates of products allow a step, as a share of the time that it took. Wide "
+    "tables scroll sideways."
 )
 
 # To be dropped with the first report of a GPU in benchmarks/results.
@@ -83,11 +87,9 @@ def _warnings(report: Report) -> tuple[str, ...]:
     found = []
     if not report.complete:
         have = {(r.engine, r.workload) for r in report.results}
-        engines = [e for e in report.engines if e.status == "ok"]
-        all_pairs = len(engines) * len(report.workloads)
         found.append(
             "This report is partial: the run was interrupted after "
-            f"{span(report.seconds)}, with {len(have)} of {all_pairs} measurements begun."
+            f"{span(report.seconds)}, with {len(have)} measurements begun."
         )
     if report.settings.quick:
         found.append("This is a quick run: fewer repeats and workloads, so wider intervals.")
@@ -131,6 +133,15 @@ def _shortfalls(report: Report) -> Section:
     return Section(SHORTFALLS_TITLE, (text,))
 
 
+def _table(report: Report, workload: Workload) -> Table:
+    serves = workload.kind == "serve"
+    return serve_table(report, workload) if serves else workload_table(report, workload)
+
+
+def _with_rows(title: str, table: Table) -> list[Section]:
+    return [Section(title, tables=(table,))] if table.rows else []
+
+
 def _left_out(report: Report) -> list[Section]:
     rows = tuple(
         Row((engine.title, engine.library or "—", engine.status, engine.reason), "absent")
@@ -154,6 +165,7 @@ def _how(report: Report) -> Section:
         "Memory": f"{machine.memory / 2**30:.1f} GiB",
         "Read bandwidth, measured": f"{significant(machine.bandwidth / 1e9)} GB/s",
         "Matrix rate, measured": f"{significant(machine.matrix_rate / 1e9)} GFLOP/s",
+        "Integer rate, measured": integer_rate(machine),
         "System": machine.system,
         "Model": f"{settings.checkpoint}: {shape}, {settings.parameters:,} parameters",
         "Sampling": sampling or "—",

@@ -145,7 +145,12 @@ def find_result(report: Report, engine: str, workload: str) -> Result | None:
 
 
 def batch_ladder(report: Report) -> list[Workload]:
-    """The workloads that differ in their number of rows alone, fewest rows first."""
+    """The workloads of every engine that differ in their number of rows alone, fewest first."""
+    return [workload for workload in row_ladder(report) if workload.peers is None]
+
+
+def row_ladder(report: Report) -> list[Workload]:
+    """`batch_ladder` with the workloads that only the fastest engines ran."""
     alike = [w for w in report.workloads if w.kind == "generate" and not w.shared_prompt]
     if not alike:
         return []
@@ -184,16 +189,20 @@ def bits(precision: str) -> int | None:
 def floor(machine: Machine, engine: EngineReport, workload: Workload) -> float | None:
     """The least seconds of a decoding step that the machine allows.
 
-    The larger of reading the weights once and of the batch's arithmetic at the fp32 matrix rate
-    (Williams, Waterman, Patterson: Roofline, 2009). For integer weights the arithmetic of the
-    machine is faster than its fp32 rate, so only the reading counts there.
+    The larger of reading the weights once and of the batch's arithmetic (Williams, Waterman,
+    Patterson: Roofline, 2009): at the fp32 matrix rate, and for integer weights at the integer
+    rate. Where that was not measured only the reading counts for them.
     """
     if workload.kind != "generate" or not engine.weight_bytes:
         return None
     reading = engine.weight_bytes / machine.bandwidth
-    if (bits(engine.precision) or 0) < 16:
-        return reading
-    return max(reading, workload.rows * engine.step_operations / machine.matrix_rate)
+    rate = machine.integer_rate if is_integer(engine) else machine.matrix_rate
+    return max(reading, workload.rows * engine.step_operations / rate) if rate else reading
+
+
+def is_integer(engine: EngineReport) -> bool:
+    """Whether the weights are integers."""
+    return (bits(engine.precision) or 32) < 16
 
 
 def _call_speeds(result: Result) -> list[float]:

@@ -47,7 +47,7 @@ def engines_table(report: Report) -> Table:
             milliseconds(load),
             mebibytes(memory.get(engine.id, 0)),
         )
-        rows.append(Row(cells, _tone(engine)))
+        rows.append(Row(cells, tone(engine)))
     columns = (
         "Engine",
         "Short name",
@@ -70,16 +70,17 @@ def engines_table(report: Report) -> Table:
 
 def overview_table(report: Report) -> Table:
     """Every engine that was measured against every workload, as ratios to PyTorch."""
+    workloads = [workload for workload in report.workloads if workload.kind != "serve"]
     rows = []
     for engine in report.engines:
         if engine.status == "ok":
-            cells = [_ratio(report, engine, workload) for workload in report.workloads]
-            rows.append(Row((engine_name(engine), *cells), _tone(engine)))
+            cells = [_ratio(report, engine, workload) for workload in workloads]
+            rows.append(Row((engine_name(engine), *cells), tone(engine)))
     note = (
         "By the decoding step where a workload has steps, by the whole call otherwise; by the new "
         "process to its first token for a cold start. Intervals are in the tables below."
     )
-    columns = ("Engine", *(workload.title for workload in report.workloads))
+    columns = ("Engine", *(workload.title for workload in workloads))
     return Table(columns, tuple(rows), note=note)
 
 
@@ -104,15 +105,27 @@ def workload_table(report: Report, workload: Workload) -> Table:
         step = statistics.step_time(result) if workload.kind == "generate" else None
         assert total
         cost = step.value if step else total.value / max(1, workload.new_tokens)
-        rows.append((cost, Row((engine_name(engine), *cells), _tone(engine))))
+        rows.append((cost, Row((engine_name(engine), *cells), tone(engine))))
     rows.sort(key=lambda pair: pair[0])
-    note = f"{OF_CALLS} by whole calls: one of the two tells no steps." if marked else ""
-    return Table(columns, tuple(row for _, row in rows), title=workload.title, note=note)
+    notes = [f"{OF_CALLS} by whole calls: one of the two tells no steps."] if marked else []
+    if workload.peers is not None:
+        notes.append(
+            "Of the other projects, only the fastest engines ran this, in int8 where they have it."
+        )
+    ordered = tuple(row for _, row in rows)
+    return Table(columns, ordered, title=workload.title, note=" ".join(notes))
 
 
 def engine_name(engine: EngineReport) -> str:
     """The title, with a warning where the output is wrong."""
     return f"{engine.title} — {WRONG}" if statistics.is_wrong(engine) else engine.title
+
+
+def tone(engine: EngineReport) -> Tone:
+    """How an engine's rows stand out."""
+    if statistics.is_wrong(engine):
+        return "wrong"
+    return "ours" if statistics.is_ours(engine) else ""
 
 
 _COLUMNS = {
@@ -175,12 +188,6 @@ def _mark(report: Report, workload: Workload, result: Result) -> str:
     baseline = statistics.find_result(report, BASELINE, workload.id)
     calls = baseline and statistics.compares_calls(result, baseline, workload.kind)
     return OF_CALLS if calls else ""
-
-
-def _tone(engine: EngineReport) -> Tone:
-    if statistics.is_wrong(engine):
-        return "wrong"
-    return "ours" if statistics.is_ours(engine) else ""
 
 
 def _checked(engine: EngineReport) -> str:

@@ -5,43 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from gpt2ja_bench.report import EngineReport, Sample, Workload
+from gpt2ja_bench.report import EngineReport, Sample, Served, Workload
 from gpt2ja_bench.running import checks
 from gpt2ja_bench.running.process import EngineProcess
+from gpt2ja_bench.running.serving.measure import serve
 from gpt2ja_bench.running.workloads import job, warm_up
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2ja_bench.running.engines.base import Output
+    from gpt2ja_bench.running.engines.base import Identity, Output
     from gpt2ja_bench.running.engines.spec import EngineSpec
-    from gpt2ja_bench.running.shape import Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What all engines have in common.
-
-    Attributes:
-        checkpoint: Directory whose weights are timed.
-        check_checkpoint: A trained one, on which engines are held against PyTorch.
-        shape: Of the checkpoint that is timed.
-        threads: Of every engine.
-        device: Where they run.
-        time_limit: Seconds that a call may take.
-    """
-
-    checkpoint: Path
-    check_checkpoint: Path
-    shape: Shape
-    threads: int
-    device: Literal["cpu", "cuda"]
-    time_limit: float = 300.0
+    from gpt2ja_bench.running.stage import Stage
 
 
 class Contestant:
@@ -125,6 +105,14 @@ class Contestant:
         self._process.freeze()
         return sample, memory
 
+    def serve(self, workload: Workload, rate: float) -> tuple[Served, int]:
+        """The engine's HTTP server at a rate of requests, and the peak of its memory.
+
+        Raises:
+            BenchmarkError: The server cannot run here, or did not answer in time.
+        """
+        return serve(self.spec, workload, rate, self._stage, self._model, self._home / "log")
+
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
@@ -172,10 +160,17 @@ class Contestant:
             started = time.perf_counter()
             arguments = (self._model, self._stage.threads)
             process.call("load", *arguments, timeout=self._stage.time_limit)
+            seconds = time.perf_counter() - started
+            identity: Identity = process.call("identity", timeout=self._stage.time_limit)
         except BaseException:
             process.close()
             raise
-        self.report = replace(self.report, load=(time.perf_counter() - started,))
+        self.report = replace(
+            self.report,
+            load=(seconds,),
+            kernels=identity.kernels,
+            fingerprint=identity.fingerprint,
+        )
         self._process = process
         process.freeze()
 
@@ -206,4 +201,5 @@ def _sample(output: Output, workload: Workload) -> Sample:
         first_token=output.marks[0] if output.marks and not queued else None,
         steps=() if queued else steps,
         tokens=sum(map(len, output.token_ids)),
+        native_calls=output.native_calls,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.report import Machine
+from gpt2ja_kernels import load_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ _REPEATS = 7
 
 
 def measure(threads: int) -> Machine:
-    """The CPU, its reading speed and its matrix rate with `threads` threads."""
+    """The CPU, its reading speed and its rates of products with `threads` threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     found = subprocess.run(
         [sys.executable, "-m", "gpt2ja_bench.running.machine", str(threads)],
@@ -34,6 +35,7 @@ def measure(threads: int) -> Machine:
         check=True,
     )
     rates: dict[str, float] = json.loads(found.stdout)
+    kernels = load_kernels()
     information = Path("/proc/cpuinfo").read_text()
     pairs = (line.partition(":") for line in information.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in pairs}
@@ -44,6 +46,7 @@ def measure(threads: int) -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        kernels=kernels if isinstance(kernels, str) else kernels.instruction_set,
         **rates,
     )
 
@@ -69,6 +72,19 @@ def _matrix_rate() -> float:
     return 2 * _SIDE**3 / _best(lambda: left @ left)
 
 
+def _integer_rate(threads: int) -> float:
+    """Operations a second: the best of several runs of the native operators' own loop."""
+    kernels = load_kernels()
+    if isinstance(kernels, str):
+        return 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        products = max(
+            sum(pool.map(lambda _: kernels.multiply_rate(), range(threads)))
+            for _ in range(_REPEATS)
+        )
+    return 2 * products
+
+
 def _best(function: Callable[[], object]) -> float:
     seconds = []
     for _ in range(_REPEATS):
@@ -78,5 +94,16 @@ def _best(function: Callable[[], object]) -> float:
     return min(seconds)
 
 
+def main() -> None:
+    """Print the rates as JSON."""
+    threads = int(sys.argv[1])
+    rates = {
+        "bandwidth": _bandwidth(threads),
+        "matrix_rate": _matrix_rate(),
+        "integer_rate": _integer_rate(threads),
+    }
+    print(json.dumps(rates))
+
+
 if __name__ == "__main__":
-    print(json.dumps({"bandwidth": _bandwidth(int(sys.argv[1])), "matrix_rate": _matrix_rate()}))
+    main()

@@ -1,4 +1,4 @@
-"""What this process takes, as Linux counts it."""
+"""What processes take, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 _KiB = 1024
 
 
-def peak_memory() -> int:
-    """Most bytes that this process had in memory since `reset_peak_memory`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def peak_memory(process: int | None = None) -> int:
+    """Most bytes that a process, or this one, had in memory since `reset_peak_memory`."""
+    for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * _KiB
     return 0

@@ -13,6 +13,7 @@ from gpt2ja_bench.running.memory import peak_memory, reset_peak_memory
 from gpt2ja_onnx.errors import BenchmarkError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -99,7 +100,10 @@ def _serve(connection: Connection, spec: EngineSpec, device: str, log: Path) -> 
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    own = {"peak_memory": peak_memory, "reset_peak_memory": reset_peak_memory}
+    own: dict[str, Callable[..., Any]] = {
+        "peak_memory": peak_memory,
+        "reset_peak_memory": reset_peak_memory,
+    }
     engine = None
     while True:
         try:

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.report import REPORT_FILE, Report, Result, Settings, write_report
+from gpt2ja_bench.reporting.growth import fastest_peers
+from gpt2ja_bench.reporting.serving import within_limits
+from gpt2ja_bench.reporting.statistics import is_ours
 from gpt2ja_bench.running import machine
 from gpt2ja_bench.running.contestant import Contestant
 from gpt2ja_bench.running.engines.base import TOP_K, TOP_P
+from gpt2ja_bench.running.serving.servers import missing
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpt2ja_bench.running.contestant import Stage
+    from gpt2ja_bench.report import Status, Workload
     from gpt2ja_bench.running.engines.spec import EngineSpec
+    from gpt2ja_bench.running.stage import Stage
     from gpt2ja_bench.running.workloads import Plan
 
 # Of an engine, in the seconds of `Plan`; and of the call that warms up, as a part of a timed one.
@@ -53,8 +58,22 @@ class RunSettings:
     @property
     def cost(self) -> float:
         """The sum of the costs that `Runner` will report as finished."""
-        calls = sum((plan.rounds + _WARM_UP_COST) * plan.cost for plan in self.plans)
-        return len(self.engines) * (_PREPARE_COST + calls)
+        calls = sum(
+            self.expected(plan)
+            * plan.cost
+            * (1 if plan.workload.kind == "serve" else plan.rounds + _WARM_UP_COST)
+            for plan in self.plans
+        )
+        return len(self.engines) * _PREPARE_COST + calls
+
+    def expected(self, plan: Plan) -> int:
+        """How many engines should run a plan."""
+        if plan.workload.kind == "serve":
+            return sum(bool(spec.server) for spec in self.engines)
+        ours = sum(spec.id.startswith("ours") for spec in self.engines)
+        others = len(self.engines) - ours
+        peers = plan.workload.peers
+        return ours + (others if peers is None else min(peers, others))
 
 
 class Runner:
@@ -74,6 +93,7 @@ class Runner:
         self._finished = finished
         self._contestants: list[Contestant] = []
         self._results: list[Result] = []
+        self._report: Report | None = None
         self._started = time.monotonic()
 
     def run(self) -> Report:
@@ -89,8 +109,9 @@ class Runner:
             try:
                 self._prepare(Path(directory))
                 for plan in self._settings.plans:
-                    self._results += self._measure(plan)
-                    self._write(complete=False)
+                    serves = plan.workload.kind == "serve"
+                    self._results += self._serve(plan) if serves else self._measure(plan)
+                    self._report = self._write(complete=False)
             except KeyboardInterrupt:
                 self._write(complete=False)
                 raise
@@ -116,8 +137,8 @@ class Runner:
             self._finished(spec.title, _PREPARE_COST)
 
     def _measure(self, plan: Plan) -> list[Result]:
-        """All engines on one workload, in turns; the first round warms up."""
-        runnable = [c for c in self._contestants if c.report.status == "ok"]
+        """The engines on one workload, in turns; the first round warms up."""
+        runnable = self._runnable(plan.workload)
         results = [Result(c.spec.id, plan.workload.id, "ok") for c in runnable]
         for round_ in range(plan.rounds + 1):
             cost = plan.cost * (_WARM_UP_COST if round_ == 0 else 1)
@@ -125,8 +146,32 @@ class Runner:
                 if results[index].status == "ok":
                     results[index] = _turn(contestant, plan, results[index], round_)
                 self._finished(f"{plan.workload.title}: {contestant.spec.title}", cost)
-            self._finished("", cost * (len(self._contestants) - len(runnable)))
+            self._finished("", cost * (self._settings.expected(plan) - len(runnable)))
         return results
+
+    def _serve(self, plan: Plan) -> list[Result]:
+        """The servers, in turns at each rate, until they cannot keep up."""
+        workload = plan.workload
+        runnable = [c for c in self._contestants if c.report.status == "ok" and c.spec.server]
+        results = [_serve_result(contestant, workload) for contestant in runnable]
+        cost = plan.cost / len(workload.rates)
+        for rate in workload.rates:
+            for index, contestant in enumerate(runnable):
+                if _keeps_up(results[index]):
+                    results[index] = _serve_turn(contestant, workload, rate, results[index])
+                self._finished(f"{workload.title}, {rate:g}/s: {contestant.spec.title}", cost)
+            self._finished("", cost * (self._settings.expected(plan) - len(runnable)))
+        return results
+
+    def _runnable(self, workload: Workload) -> list[Contestant]:
+        """Every engine that works, or this project's and the fastest of the others so far."""
+        runnable = [c for c in self._contestants if c.report.status == "ok"]
+        if workload.peers is None or self._report is None:
+            return runnable
+        peers = fastest_peers(self._report, workload.rows, workload.peers)
+        if not peers:
+            return runnable
+        return [c for c in runnable if is_ours(c.report) or c.spec.id in peers]
 
     def _write(self, *, complete: bool) -> Report:
         settings, stage = self._settings, self._settings.stage
@@ -187,3 +232,27 @@ def _turn(contestant: Contestant, plan: Plan, result: Result, round_: int) -> Re
         samples=(*result.samples, sample),
         peak_memory=max(result.peak_memory, memory),
     )
+
+
+def _serve_result(contestant: Contestant, workload: Workload) -> Result:
+    reason = missing(contestant.spec)
+    status: Status = "ok" if reason is None else "skipped"
+    return Result(contestant.spec.id, workload.id, status, reason or "")
+
+
+def _serve_turn(contestant: Contestant, workload: Workload, rate: float, result: Result) -> Result:
+    """The result with one more rate, or with what went wrong at it."""
+    try:
+        served, memory = contestant.serve(workload, rate)
+    except BenchmarkError as error:
+        return replace(result, status="failed", reason=f"at {rate:g} requests a second: {error}")
+    return replace(
+        result,
+        served=(*result.served, served),
+        peak_memory=max(result.peak_memory, memory),
+    )
+
+
+def _keeps_up(result: Result) -> bool:
+    """Whether a higher rate could still tell something."""
+    return result.status == "ok" and all(within_limits(s) >= 0.5 for s in result.served)

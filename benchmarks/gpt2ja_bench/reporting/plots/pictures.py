@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpt2ja_bench.reporting import statistics
+from gpt2ja_bench.reporting.plots.growth import step_by_positions, step_by_rows
 from gpt2ja_bench.reporting.plots.roofline import roofline
+from gpt2ja_bench.reporting.plots.serving import serve_first_token, serve_goodput
 from gpt2ja_bench.reporting.plots.speed import quality, speed_by_batch
 from gpt2ja_bench.reporting.plots.steps import step_latency
 from gpt2ja_bench.reporting.plots.style import drawing
@@ -23,6 +25,10 @@ def make_plots(report: Report) -> list[Picture]:
         found = [
             speed_by_batch(report),
             roofline(report),
+            step_by_positions(report),
+            step_by_rows(report),
+            serve_goodput(report),
+            serve_first_token(report),
             *(quality(report, workload) for workload in ends),
             *(step_latency(report, workload) for workload in ends),
         ]

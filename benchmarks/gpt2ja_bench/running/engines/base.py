@@ -73,11 +73,26 @@ class Output:
         seconds: The whole call.
         marks: Seconds from the call to each token of the last batch, first token first; empty
             where the engine does not tell.
+        native_calls: Calls of this project's native operators in it.
     """
 
     token_ids: list[list[int]]
     seconds: float
     marks: list[float]
+    native_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an engine that is loaded says of itself; empty where it does not.
+
+    Attributes:
+        kernels: What computes the graph.
+        fingerprint: Where it is the same, so is a seed's text.
+    """
+
+    kernels: str = ""
+    fingerprint: str = ""
 
 
 class Engine(ABC):
@@ -115,6 +130,10 @@ class Engine(ABC):
         Raises:
             NotImplementedError: The engine gives none.
         """
+
+    def identity(self) -> Identity:
+        """Which kernels and model the engine has loaded, where it can tell."""
+        return Identity()
 
     def run(self, job: Job) -> Output:
         """Run a job of any size, in static batches unless the engine knows better."""

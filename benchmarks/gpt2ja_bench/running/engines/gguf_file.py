@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from gpt2ja_onnx.bundle import names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,10 @@ _PARTS = {
 
 
 def write_gguf(checkpoint: Path, path: Path) -> None:
-    """Write the checkpoint's weights in fp32, without its tokenizer: the benchmark speaks ids."""
+    """Write the checkpoint's weights in fp32, and its pieces.
+
+    The benchmark speaks ids; llama.cpp's server turns those that it generates into text.
+    """
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -40,8 +46,7 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(config.layer_norm_epsilon)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(config.vocab_size)
+    _add_pieces(writer, checkpoint)
 
     def add(
         tensor: gguf.MODEL_TENSOR, array: NDArray[np.float32], suffix: str, layer: int = 0
@@ -66,3 +71,22 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_pieces(writer: gguf.GGUFWriter, checkpoint: Path) -> None:
+    pieces = SentencePieceProcessor(model_file=str(checkpoint / names.TOKENIZER_FILE))
+    ids = range(pieces.vocab_size())
+    kinds = {
+        gguf.TokenType.UNKNOWN: pieces.is_unknown,
+        gguf.TokenType.CONTROL: pieces.is_control,
+        gguf.TokenType.UNUSED: pieces.is_unused,
+        gguf.TokenType.BYTE: pieces.is_byte,
+    }
+    writer.add_tokenizer_model("llama")  # SentencePiece
+    writer.add_vocab_size(len(ids))
+    writer.add_token_list([pieces.id_to_piece(i) for i in ids])
+    writer.add_token_scores([pieces.get_score(i) for i in ids])
+    writer.add_token_types(
+        [next((k for k, holds in kinds.items() if holds(i)), gguf.TokenType.NORMAL) for i in ids]
+    )
+    writer.add_add_bos_token(False)

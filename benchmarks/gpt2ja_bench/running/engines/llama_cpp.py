@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _FILE = "model.gguf"
 _GRAIN = 256  # contexts are made for lengths rounded up to this
-_BATCH_TOKENS = 2048
+_BATCH_TOKENS = 4096  # of one call; computed _MICRO_BATCH_TOKENS at a time
+_MICRO_BATCH_TOKENS = 2048
 
 
 class LlamaCpp(Engine):
@@ -158,7 +159,7 @@ class LlamaCpp(Engine):
             params = self._api.llama_context_default_params()
             params.n_ctx = key[0] * key[1]
             params.n_seq_max = rows
-            params.n_batch = params.n_ubatch = _BATCH_TOKENS
+            params.n_batch, params.n_ubatch = _BATCH_TOKENS, _MICRO_BATCH_TOKENS
             params.n_threads = params.n_threads_batch = self._threads
             self._contexts = {key: self._api.llama_init_from_model(self._model, params)}
         return self._contexts[key]

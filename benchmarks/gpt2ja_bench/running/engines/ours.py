@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt2ja_bench.running.engines.base import TOP_K, TOP_P, Engine, Job, Output
+from gpt2ja_bench.running.engines.base import TOP_K, TOP_P, Engine, Identity, Job, Output
+from gpt2ja_kernels import load_kernels
 from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.device.cpu.native import STANDARD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
 
 
 class Ours(Engine):
-    """A bundle of this project; batches are continuous, so a queue is one call."""
+    """A bundle of this project; batches are continuous, so a queue is one call.
+
+    The precision ``int8 standard`` (``int4 standard``) switches the native operators off.
+    """
 
     def prepare(self, checkpoint: Path, directory: Path) -> None:
         """Export the bundle, or take it as it is if `checkpoint` is one."""
         from gpt2ja_export import ExportSettings, export_bundle
 
         settings = ExportSettings(
-            precision=cast("Precision", self.precision),
+            precision=cast("Precision", self.precision.split()[0]),
             device=cast("Device", self.device),
             verify=False,
         )
@@ -59,12 +64,35 @@ class Ours(Engine):
         """Score the ids."""
         return [score.logprob for score in self._model.score(texts)]
 
+    def identity(self) -> Identity:
+        """The kernels, and the fingerprint that a seed's text is promised within."""
+        return Identity(self._model.kernels, self._model.fingerprint)
+
     def run(self, job: Job) -> Output:
-        """The whole job at once: the engine batches it itself."""
+        """The whole job at once: the engine batches it itself.
+
+        Raises:
+            RuntimeError: Native operators did not compute what they should have.
+        """
+        calls = _native_calls()
         started = time.perf_counter()
         token_ids, marks = self.generate(job)
         seconds = time.perf_counter() - started
-        return Output(token_ids, seconds, [mark - started for mark in marks])
+        calls = _native_calls() - calls
+        self._check_kernels(calls, job)
+        return Output(token_ids, seconds, [mark - started for mark in marks], calls)
+
+    def _check_kernels(self, calls: int, job: Job) -> None:
+        """A run of the graph gives each row one token and calls each of its operators once."""
+        runs = -(-sum(job.new_tokens) // job.rows)
+        operators = sum(self._model.manifest.quantization.get("operators", {}).values())
+        native = self._model.kernels not in (STANDARD, "cuda")
+        expected = runs * operators if native else 0
+        if calls < expected or (calls > 0 and not native):
+            raise RuntimeError(
+                f"{self._model.kernels} kernels made {calls} native calls, expected {expected}"
+                f"{' or more' if native else ''}"
+            )
 
     def _open(self, rows: int) -> None:
         self._rows = rows
@@ -73,7 +101,14 @@ class Ours(Engine):
             threads=self._threads,
             batch_size=rows,
             device=cast("Device", self.device),
+            kernels="off" if self.precision.endswith(" standard") else "auto",
         )
+
+
+def _native_calls() -> int:
+    """Of this process so far."""
+    kernels = load_kernels()
+    return 0 if isinstance(kernels, str) else kernels.calls
 
 
 def _marks(request: Request, last: int) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,9 @@ class EngineSpec:
         packages: Distributions that it needs; the first one is the engine.
         extra: That installs them.
         bundle: A finished bundle to run instead of an export of the checkpoint.
+        by_default: Whether it runs where no engines are chosen.
+        server: Whose HTTP server runs its model, by `gpt2ja_bench.running.serving.servers`; empty
+            where there is none.
     """
 
     id: str
@@ -33,6 +36,8 @@ class EngineSpec:
     packages: tuple[str, ...]
     extra: str
     bundle: Path | None = None
+    by_default: bool = True
+    server: Literal["", "gpt2ja", "llama.cpp"] = ""
 
     def missing(self) -> str | None:
         """The first package that is not installed."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2ja_bench.report import BASELINE
 from gpt2ja_bench.running.engines.spec import EngineSpec
 
 _PACKAGE = "gpt2ja_bench.running.engines"
+_SERVED = ("int8", "q8_0", "fp16")  # one precision a library and device, since serving takes long
 
 
 def _torch(name: str, title: str, precision: str, bits: float) -> EngineSpec:
@@ -29,6 +32,18 @@ def _ours(precision: str, bits: float, build: str = "cpu") -> EngineSpec:
         weight_bits=bits,
         packages=("gpt2ja-onnx", "onnx-ir"),
         extra=f"{build},bench",
+        server="gpt2ja" if precision in _SERVED else "",
+    )
+
+
+def _standard(spec: EngineSpec) -> EngineSpec:
+    """This project without its native operators: what they gain."""
+    return replace(
+        spec,
+        id=f"{spec.id}-standard",
+        title=f"{spec.title}, standard kernels",
+        precision=f"{spec.precision} standard",
+        by_default=False,
     )
 
 
@@ -53,6 +68,7 @@ def _llama_cpp(precision: str, bits: float) -> EngineSpec:
         weight_bits=bits,
         packages=("llama-cpp-python", "gguf", "transformers"),
         extra="bench,bench-llama-cpp",
+        server="llama.cpp" if precision in _SERVED else "",
     )
 
 
@@ -102,6 +118,8 @@ ENGINES: tuple[EngineSpec, ...] = (
     _ours("fp32", 32),
     _ours("int8", 8),
     _ours("int4", 4.75),
+    _standard(_ours("int8", 8)),
+    _standard(_ours("int4", 4.75)),
 )
 CUDA_ENGINES: tuple[EngineSpec, ...] = (
     _torch(BASELINE, "PyTorch", "fp16", 16),

@@ -1,0 +1,1 @@
+"""Servers under requests that come at given rates."""
