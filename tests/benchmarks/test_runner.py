@@ -20,7 +20,7 @@ from gpt2ja_bench.running.engines.spec import EngineSpec
 from gpt2ja_bench.running.runner import Runner, RunSettings
 from gpt2ja_bench.running.shape import Shape
 from gpt2ja_bench.running.stage import Stage
-from gpt2ja_bench.running.workloads import PLANS, Plan, job
+from gpt2ja_bench.running.workloads import PLANS, Plan, job, warm_up
 from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.errors import BenchmarkError, OutputError
 
@@ -54,6 +54,16 @@ def test_no_prompt_begins_like_an_earlier_one_and_lengths_stay() -> None:
     assert sum(map(len, prompts)) == len(set.union(*prompts))
     for first, *others in zip(jobs[::3], jobs[1::3], jobs[2::3], strict=True):
         assert all(other.new_tokens == first.new_tokens for other in others)
+
+
+def test_warming_up_makes_room_for_what_follows() -> None:
+    for plan in PLANS:
+        if plan.workload.kind == "generate":
+            full = job(plan.workload, 1000, 1)
+            short = warm_up(full)
+            assert max(short.new_tokens) <= 4
+            assert short.positions == full.positions
+            assert all(batch.positions == full.positions for batch in short.batches())
 
 
 def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from gpt2ja_bench.running.serving.servers import LLAMA_SERVER
+from gpt2ja_onnx.device.threads import available_threads
 from gpt2ja_onnx.errors import BenchmarkError
 
 _PACKAGE = "llama-cpp-python"
@@ -57,7 +58,8 @@ def build(target: Path) -> None:
         sources = next(place.glob("*/vendor/llama.cpp"))
         options = (f"-D{name}={value}" for name, value in _OPTIONS.items())
         _run("cmake", "-S", str(sources), "-B", str(place / "build"), *options)
-        _run("cmake", "--build", str(place / "build"), "--target", LLAMA_SERVER, "--parallel")
+        jobs = ("--target", LLAMA_SERVER, "--parallel", str(available_threads()))
+        _run("cmake", "--build", str(place / "build"), *jobs)
         shutil.copy2(place / "build" / "bin" / LLAMA_SERVER, target)
 
 

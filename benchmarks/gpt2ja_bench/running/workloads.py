@@ -99,4 +99,5 @@ def job(workload: Workload, vocab_size: int, round_: int) -> Job:
 def warm_up(full: Job) -> Job:
     """A short job with the shapes of `full`."""
     rows = full.rows
-    return Job(full.prompts[:rows], [min(4, count) for count in full.new_tokens[:rows]], rows)
+    lengths = [min(4, count) for count in full.new_tokens[:rows]]
+    return Job(full.prompts[:rows], lengths, rows, room=full.positions)

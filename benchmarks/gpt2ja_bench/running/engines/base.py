@@ -30,6 +30,8 @@ class Job:
         rows: Prompts that may run at once.
         sample: Sample with `TOP_K` and `TOP_P`; otherwise greedily.
         seed: Of the sampling.
+        room: Positions that engines of a fixed capacity should make it for, if more than it needs:
+            a short job warms up for a long one.
     """
 
     prompts: list[list[int]]
@@ -37,6 +39,13 @@ class Job:
     rows: int
     sample: bool = True
     seed: int = 0
+    room: int = 0
+
+    @property
+    def positions(self) -> int:
+        """Positions that the longest text takes, or `room`."""
+        pairs = zip(self.prompts, self.new_tokens, strict=True)
+        return max(self.room, *(len(prompt) + count for prompt, count in pairs))
 
     @property
     def shared_prompt(self) -> bool:
@@ -59,6 +68,7 @@ class Job:
                 self.rows,
                 self.sample,
                 self.seed,
+                self.room,
             )
             for start in range(0, len(self.prompts), self.rows)
         ]

@@ -68,8 +68,7 @@ class LlamaCpp(Engine):
         """Decode all running sequences together; a finished one gives its place to the next."""
         api = self._api
         rows = min(job.rows, len(job.prompts))
-        needed = max(len(p) + n for p, n in zip(job.prompts, job.new_tokens, strict=True))
-        context = self._context(rows, needed)
+        context = self._context(rows, job.positions)
         memory = api.llama_get_memory(context)
         api.llama_memory_clear(memory, True)
         texts: list[list[int]] = [[] for _ in job.prompts]

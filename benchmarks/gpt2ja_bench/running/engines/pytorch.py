@@ -99,8 +99,7 @@ class Torch(Engine):
         from transformers import StaticCache
 
         config = self._model.config
-        positions = len(job.prompts[0]) + job.new_tokens[0]
-        capacity = min(-(-positions // _GRAIN) * _GRAIN, config.n_positions)
+        capacity = min(-(-job.positions // _GRAIN) * _GRAIN, config.n_positions)
         return StaticCache(config=config, max_cache_len=capacity)
 
     def logprobs(self, texts: list[list[int]]) -> list[float]:
