@@ -94,9 +94,9 @@ def _load(path: Path) -> Kernels | str:
     if (found := version()) != VERSION:
         return f"the native operators are of version {found}, not {VERSION}; install them again"
     instruction_set.restype = ctypes.c_char_p
-    library.gpt2ja_calls.restype = library.gpt2ja_bytes.restype = ctypes.c_uint64
-    library.gpt2ja_multiply_rate.restype = ctypes.c_double
     name = instruction_set()
     if name is None:
         return "the processor has neither AVX-512 VNNI nor AVX2"
+    library.gpt2ja_calls.restype = library.gpt2ja_bytes.restype = ctypes.c_uint64
+    library.gpt2ja_multiply_rate.restype = ctypes.c_double
     return Kernels(path, library, name.decode("ascii"))
