@@ -12,6 +12,27 @@ static inline Epilogue epilogue_of(Form form) {
     return form & GELU_AFTER ? GELU : form & ADDS ? RESIDUAL : PLAIN;
 }
 
+/* The norm before a matrix, inputs 1 and 2, where the form has one; `index` is the next input. */
+static inline OrtStatus *read_norm(const OrtApi *api, const OrtKernelInfo *info, Form form,
+                                   Tensor *gamma, Tensor *beta, float *epsilon, size_t *index) {
+    *index = 1;
+    if (!(form & NORM)) return NULL;
+    TRY(read_constant(api, info, (*index)++, gamma));
+    TRY(read_constant(api, info, (*index)++, beta));
+    return ort_AttributeFloat(api)(info, "epsilon", epsilon);
+}
+
+enum { TASKS = 16 };   /* that a matrix's panels are cut into, at most */
+enum { FEW_ROWS = 4 }; /* are quantised by the calling thread */
+
+static inline OrtStatus *quantize_rows(const OrtApi *api, const OrtKernelContext *context,
+                                       void (*task)(void *call, size_t row), size_t rows,
+                                       void *call) {
+    if (rows > FEW_ROWS) return ort_ParallelFor(api)(context, task, rows, 0, call);
+    for (size_t row = 0; row < rows; row++) task(call, row);
+    return NULL;
+}
+
 /* The rows that a matrix is multiplied with, input 0; the residual, input number `residual_input`,
  * where the form adds one; and memory for the output, of the rows' shape but for the last axis. */
 static inline OrtStatus *read_rows(const OrtApi *api, OrtKernelContext *context, Form form,

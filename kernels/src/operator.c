@@ -1,5 +1,6 @@
 /* What the operators share: reading tensors, errors, counting. */
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "arena.h"
 #include "operator.h"
@@ -49,4 +50,18 @@ OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, size_t inde
     OrtValue *value;
     TRY(ort_ContextOutput(api)(context, index, dims, rank, &value));
     return ort_TensorData(api)(value, data);
+}
+
+OrtStatus *create_kernel(const OrtApi *api, const OrtKernelInfo *info, size_t size, int form,
+                         OrtStatus *(*fill)(void *kernel, const OrtKernelInfo *info),
+                         void (*destroy)(void *kernel), void **kernel) {
+    Operator *made = calloc(1, size);
+    if (made == NULL) return out_of_memory(api);
+    *made = (Operator){api, chosen_kernels(), form};
+    OrtStatus *status = fill(made, info);
+    if (status != NULL)
+        destroy(made);
+    else
+        *kernel = made;
+    return status;
 }

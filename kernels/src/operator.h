@@ -22,7 +22,16 @@ typedef struct {
 typedef struct {
     const OrtApi *api;
     const Kernels *kernels;
+    int form; /* where one file defines several operators: which one */
 } Operator;
+
+/* The kernels that this processor runs. */
+const Kernels *chosen_kernels(void);
+
+/* Makes a kernel of `size` bytes, which begin with an Operator, and fills it from its node. */
+OrtStatus *create_kernel(const OrtApi *api, const OrtKernelInfo *info, size_t size, int form,
+                         OrtStatus *(*fill)(void *kernel, const OrtKernelInfo *info),
+                         void (*destroy)(void *kernel), void **kernel);
 
 static inline OrtStatus *invalid(const OrtApi *api, const char *message) {
     return ort_CreateStatus(api)(ORT_INVALID_ARGUMENT, message);

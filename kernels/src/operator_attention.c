@@ -62,7 +62,8 @@ static void attend_task(void *data, size_t index) {
     size_t place = line * (size_t)attention->capacity * size;
     Span rows = span(call, (int)row);
     int last = line + 1 == (size_t)call->rows * (size_t)attention->heads;
-    size_t next = (size_t)attention->capacity * size; /* the keys that are likely read next */
+    const int8_t *next = call->keys + place + (size_t)attention->capacity * size;
+    if (last || call->new > 1) next = NULL; /* a prompt's tasks go on with the same keys */
     void *scratch = aligned_alloc(64, (attention_scratch(attention->capacity) + 63) / 64 * 64);
     if (scratch == NULL) {
         atomic_store(&call->failed, 1);
@@ -77,8 +78,7 @@ static void attend_task(void *data, size_t index) {
         if (seen > 0)
             call->kernel->base.kernels->attend(
                 attention, call->packed + flat * 3 * width + head * size, 3 * width, seen,
-                call->keys + place, call->values + place,
-                last || call->new > 1 ? NULL : call->keys + place + next, rows.past + token + 1, scratch,
+                call->keys + place, call->values + place, next, rows.past + token + 1, scratch,
                 call->output + flat * width + head * size, width);
         for (int padding = seen > 0 ? seen : 0; padding < count; padding++)
             memset(call->output + (flat + (size_t)padding) * width + head * size, 0,
@@ -159,7 +159,8 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     return call.failed ? out_of_memory(api) : NULL;
 }
 
-static OrtStatus *fill(AttentionKernel *self, const OrtKernelInfo *info) {
+static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
+    AttentionKernel *self = kernel;
     const OrtApi *api = self->base.api;
     Tensor key_scale, value_scale;
     int64_t heads, head_size;
@@ -179,20 +180,7 @@ static OrtStatus *fill(AttentionKernel *self, const OrtKernelInfo *info) {
 
 static void destroy(void *kernel) { free(kernel); }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, int form, void **kernel) {
-    (void)form;
-    AttentionKernel *self = calloc(1, sizeof *self);
-    if (self == NULL) return out_of_memory(api);
-    self->base = (Operator){api, chosen_kernels()};
-    OrtStatus *status = fill(self, info);
-    if (status != NULL)
-        free(self);
-    else
-        *kernel = self;
-    return status;
-}
-
 static const int inputs[] = {ORT_FLOAT, ORT_INT8,  ORT_INT8, ORT_INT32,
                              ORT_INT32, ORT_FLOAT, ORT_FLOAT};
 static const int outputs[] = {ORT_FLOAT, ORT_INT8, ORT_INT8};
-DEFINE_OPERATOR(attention, "Attention", inputs, outputs, 0)
+DEFINE_OPERATOR(attention, "Attention", AttentionKernel, inputs, outputs, 0)

@@ -53,18 +53,16 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
 
 static void destroy(void *kernel) { free(kernel); }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, int form, void **kernel) {
-    (void)form;
+static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
+    CandidatesKernel *self = kernel;
+    const OrtApi *api = self->base.api;
     int64_t count;
     TRY(ort_AttributeInt(api)(info, "count", &count));
     if (count < 1 || count > MOST) return invalid(api, "count must be from 1 to 256");
-    CandidatesKernel *self = malloc(sizeof *self);
-    if (self == NULL) return out_of_memory(api);
-    *self = (CandidatesKernel){{api, chosen_kernels()}, (int)count};
-    *kernel = self;
+    self->count = (int)count;
     return NULL;
 }
 
 static const int inputs[] = {ORT_FLOAT};
 static const int outputs[] = {ORT_FLOAT, ORT_INT64};
-DEFINE_OPERATOR(candidates, "Candidates", inputs, outputs, 0)
+DEFINE_OPERATOR(candidates, "Candidates", CandidatesKernel, inputs, outputs, 0)

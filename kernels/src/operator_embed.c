@@ -36,15 +36,11 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
 
 static void destroy(void *kernel) { free(kernel); }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, int form, void **kernel) {
-    (void)info, (void)form;
-    Operator *self = malloc(sizeof *self);
-    if (self == NULL) return out_of_memory(api);
-    *self = (Operator){api, chosen_kernels()};
-    *kernel = self;
-    return NULL;
+static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
+    (void)kernel, (void)info;
+    return NULL; /* all that it needs are inputs */
 }
 
 static const int inputs[] = {ORT_INT64, ORT_INT64, ORT_INT8, ORT_FLOAT, ORT_FLOAT};
 static const int outputs[] = {ORT_FLOAT};
-DEFINE_OPERATOR(embed, "Embed", inputs, outputs, 0)
+DEFINE_OPERATOR(embed, "Embed", Operator, inputs, outputs, 0)

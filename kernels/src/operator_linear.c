@@ -8,12 +8,9 @@
 #include "register.h"
 
 enum { ROWS = 96 };      /* of a task: their activations stay in the cache beside a panel */
-enum { TASKS = 16 };     /* that the panels are cut into, at most */
-enum { FEW_ROWS = 4 };   /* are quantised by the calling thread */
 
 typedef struct {
     Operator base;
-    Form form;
     Linear linear;
     Norm norm;
     Block block; /* that everything above points into */
@@ -34,28 +31,25 @@ static void destroy(void *kernel) {
 }
 
 /* Reads the weights and packs them. */
-static OrtStatus *fill(LinearKernel *self, const OrtKernelInfo *info) {
+static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
+    LinearKernel *self = kernel;
     const OrtApi *api = self->base.api;
     const Kernels *kernels = self->base.kernels;
     Linear *linear = &self->linear;
-    size_t index = 1;
+    size_t index;
     Tensor gamma, beta, weights, scales, bias;
-    if (self->form & NORM) {
-        TRY(read_constant(api, info, index++, &gamma));
-        TRY(read_constant(api, info, index++, &beta));
-        TRY(ort_AttributeFloat(api)(info, "epsilon", &self->norm.epsilon));
-    }
+    TRY(read_norm(api, info, self->base.form, &gamma, &beta, &self->norm.epsilon, &index));
     TRY(read_constant(api, info, index++, &weights));
     TRY(read_constant(api, info, index++, &scales));
-    if (self->form & BIAS) TRY(read_constant(api, info, index++, &bias));
-    int transposed = (self->form & TRANSPOSED) != 0;
+    if (self->base.form & BIAS) TRY(read_constant(api, info, index++, &bias));
+    int transposed = (self->base.form & TRANSPOSED) != 0;
     if (weights.rank != 2 || weights.dims[0] > 1 << 24 || weights.dims[1] > 1 << 24)
         return invalid(api, "the weights are not a matrix");
     linear->inputs = (int)weights.dims[transposed];
     linear->outputs = (int)weights.dims[!transposed];
     if (linear->inputs < 1 || linear->outputs < 1 || scales.size != linear->outputs ||
-        (self->form & BIAS && bias.size != linear->outputs) ||
-        (self->form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
+        (self->base.form & BIAS && bias.size != linear->outputs) ||
+        (self->base.form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
         return invalid(api, "the weights' sizes do not fit each other");
     size_t columns = (size_t)panels(kernels, linear->outputs) * (size_t)kernels->panel;
     size_t rows = (size_t)padded(linear->inputs);
@@ -66,11 +60,11 @@ static OrtStatus *fill(LinearKernel *self, const OrtKernelInfo *info) {
     linear->weights = (int8_t *)next;
     next += packed;
     linear->scales = arena_part(&next, columns, scales.data, (size_t)scales.size);
-    linear->bias = self->form & BIAS
+    linear->bias = self->base.form & BIAS
                        ? arena_part(&next, columns, bias.data, (size_t)bias.size)
                        : arena_part(&next, columns, NULL, 0);
     linear->sums = arena_part(&next, columns, NULL, 0);
-    if (self->form & NORM) {
+    if (self->base.form & NORM) {
         self->norm.gamma = arena_part(&next, rows, gamma.data, (size_t)gamma.size);
         self->norm.beta = arena_part(&next, rows, beta.data, (size_t)beta.size);
     }
@@ -87,7 +81,7 @@ static void quantize_task(void *data, size_t index) {
     int inputs = self->linear.inputs;
     size_t words = (size_t)row_words(kernels, inputs), row = index;
     call->largest[row] = kernels->quantize(call->source + row * (size_t)inputs,
-                                           self->form & NORM ? &self->norm : NULL, inputs,
+                                           self->base.form & NORM ? &self->norm : NULL, inputs,
                                            call->scratch + row * (size_t)padded(inputs),
                                            call->words + row * words);
 }
@@ -105,7 +99,7 @@ static void multiply_task(void *data, size_t index) {
     size_t outputs = begin * (size_t)linear->outputs;
     kernels->multiply(linear, call->words + begin * (size_t)row_words(kernels, linear->inputs),
                       call->largest + begin, (int)(end - begin), count * part / call->parts,
-                      count * (part + 1) / call->parts, epilogue_of(self->form),
+                      count * (part + 1) / call->parts, epilogue_of(self->base.form),
                       call->residual == NULL ? NULL : call->residual + outputs,
                       call->output + outputs);
 }
@@ -113,10 +107,7 @@ static void multiply_task(void *data, size_t index) {
 static OrtStatus *run(const LinearKernel *self, OrtKernelContext *context, Call *call) {
     const OrtApi *api = self->base.api;
     size_t rows = (size_t)call->rows;
-    if (call->rows <= FEW_ROWS)
-        for (size_t row = 0; row < rows; row++) quantize_task(call, row);
-    else
-        TRY(ort_ParallelFor(api)(context, quantize_task, rows, 0, call));
+    TRY(quantize_rows(api, context, quantize_task, rows, call));
     int count = panels(self->base.kernels, self->linear.outputs);
     call->parts = count < TASKS ? count : TASKS;
     call->chunks = (call->rows + ROWS - 1) / ROWS;
@@ -130,14 +121,13 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     const OrtApi *api = self->base.api;
     const Linear *linear = &self->linear;
     Call call = {.kernel = self};
-    TRY(read_rows(api, context, self->form, 4, linear->inputs, linear->outputs, &call.source,
+    TRY(read_rows(api, context, self->base.form, 4, linear->inputs, linear->outputs, &call.source,
                   &call.residual, &call.output, &call.rows));
     count_call();
     if (call.rows == 0) return NULL;
     size_t rows = (size_t)call.rows;
     size_t row_bytes = (size_t)padded(linear->inputs) * (sizeof(float) + sizeof(uint32_t));
-    call.scratch = aligned_alloc(64, rows * row_bytes +
-                                         aligned(rows * sizeof(float)));
+    call.scratch = aligned_alloc(64, rows * row_bytes + aligned(rows * sizeof(float)));
     if (call.scratch == NULL) return out_of_memory(api);
     call.words = (uint32_t *)(call.scratch + rows * (size_t)padded(linear->inputs));
     call.largest = (float *)(call.words + rows * (size_t)padded(linear->inputs));
@@ -146,25 +136,13 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     return status;
 }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, Form form, void **kernel) {
-    LinearKernel *self = calloc(1, sizeof *self);
-    if (self == NULL) return out_of_memory(api);
-    self->base = (Operator){api, chosen_kernels()};
-    self->form = form;
-    OrtStatus *status = fill(self, info);
-    if (status != NULL)
-        destroy(self);
-    else
-        *kernel = self;
-    return status;
-}
-
 static const int norm_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_FLOAT};
 static const int plain_types[] = {ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT};
 static const int result[] = {ORT_FLOAT};
 
-DEFINE_OPERATOR(norm_linear, "NormLinear", norm_types, result, NORM | BIAS)
-DEFINE_OPERATOR(norm_linear_gelu, "NormLinearGelu", norm_types, result, NORM | BIAS | GELU_AFTER)
-DEFINE_OPERATOR(linear_residual, "LinearResidual", plain_types, result, BIAS | ADDS)
+DEFINE_OPERATOR(norm_linear, "NormLinear", LinearKernel, norm_types, result, NORM | BIAS)
+DEFINE_OPERATOR(norm_linear_gelu, "NormLinearGelu", LinearKernel, norm_types, result,
+                NORM | BIAS | GELU_AFTER)
+DEFINE_OPERATOR(linear_residual, "LinearResidual", LinearKernel, plain_types, result, BIAS | ADDS)
 static const int head_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT};
-DEFINE_OPERATOR(norm_head, "NormHead", head_types, result, NORM | TRANSPOSED)
+DEFINE_OPERATOR(norm_head, "NormHead", LinearKernel, head_types, result, NORM | TRANSPOSED)

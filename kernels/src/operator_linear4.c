@@ -7,12 +7,9 @@
 #include "operator.h"
 #include "register.h"
 
-enum { TASKS = 16 };   /* that the panels are cut into, at most */
-enum { FEW_ROWS = 4 }; /* are quantised by the calling thread */
 
 typedef struct {
     Operator base;
-    Form form;
     Linear4 linear;
     Norm norm;
     Block block; /* that everything above points into */
@@ -33,16 +30,13 @@ static void destroy(void *kernel) {
 }
 
 /* Reads the weights and packs them. */
-static OrtStatus *fill(Linear4Kernel *self, const OrtKernelInfo *info) {
+static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
+    Linear4Kernel *self = kernel;
     const OrtApi *api = self->base.api;
     Linear4 *linear = &self->linear;
-    size_t index = 1;
+    size_t index;
     Tensor gamma, beta, weights, scales, zeros, bias;
-    if (self->form & NORM) {
-        TRY(read_constant(api, info, index++, &gamma));
-        TRY(read_constant(api, info, index++, &beta));
-        TRY(ort_AttributeFloat(api)(info, "epsilon", &self->norm.epsilon));
-    }
+    TRY(read_norm(api, info, self->base.form, &gamma, &beta, &self->norm.epsilon, &index));
     TRY(read_constant(api, info, index++, &weights));
     TRY(read_constant(api, info, index++, &scales));
     TRY(read_constant(api, info, index++, &zeros));
@@ -55,7 +49,7 @@ static OrtStatus *fill(Linear4Kernel *self, const OrtKernelInfo *info) {
     linear->inputs = (int)blocks * BLOCK4;
     if (scales.size != blocks * linear->outputs ||
         zeros.size != (blocks + 1) / 2 * linear->outputs || bias.size != linear->outputs ||
-        (self->form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
+        (self->base.form & NORM && (gamma.size != linear->inputs || beta.size != linear->inputs)))
         return invalid(api, "the weights' sizes do not fit each other");
     size_t columns = (size_t)panels4(linear->outputs) * PANEL4, rows = (size_t)linear->inputs;
     size_t packed = aligned(packed4_bytes(linear->inputs, linear->outputs));
@@ -65,7 +59,7 @@ static OrtStatus *fill(Linear4Kernel *self, const OrtKernelInfo *info) {
     linear->weights = (uint8_t *)next;
     next += packed;
     linear->bias = arena_part(&next, columns, bias.data, (size_t)bias.size);
-    if (self->form & NORM) {
+    if (self->base.form & NORM) {
         self->norm.gamma = arena_part(&next, rows, gamma.data, rows);
         self->norm.beta = arena_part(&next, rows, beta.data, rows);
     }
@@ -79,7 +73,7 @@ static void quantize_task(void *data, size_t row) {
     size_t inputs = (size_t)self->linear.inputs;
     Row4 target = {call->rows.words + row * inputs / 4, call->rows.scales + row * inputs / BLOCK4};
     self->base.kernels->quantize4(call->source + row * inputs,
-                                  self->form & NORM ? &self->norm : NULL, (int)inputs,
+                                  self->base.form & NORM ? &self->norm : NULL, (int)inputs,
                                   call->scratch + row * inputs, target);
 }
 
@@ -89,16 +83,13 @@ static void multiply_task(void *data, size_t index) {
     int panels = panels4(self->linear.outputs), part = (int)index;
     self->base.kernels->multiply4(&self->linear, call->rows, call->count,
                                   panels * part / call->parts, panels * (part + 1) / call->parts,
-                                  epilogue_of(self->form), call->residual, call->output);
+                                  epilogue_of(self->base.form), call->residual, call->output);
 }
 
 static OrtStatus *run(Call *call, OrtKernelContext *context) {
     const OrtApi *api = call->kernel->base.api;
     size_t count = (size_t)call->count;
-    if (call->count <= FEW_ROWS)
-        for (size_t row = 0; row < count; row++) quantize_task(call, row);
-    else
-        TRY(ort_ParallelFor(api)(context, quantize_task, count, 0, call));
+    TRY(quantize_rows(api, context, quantize_task, count, call));
     int panels = panels4(call->kernel->linear.outputs);
     call->parts = panels < TASKS ? panels : TASKS;
     size_t parts = (size_t)call->parts;
@@ -110,7 +101,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     const OrtApi *api = self->base.api;
     const Linear4 *linear = &self->linear;
     Call call = {.kernel = self};
-    TRY(read_rows(api, context, self->form, 5, linear->inputs, linear->outputs, &call.source,
+    TRY(read_rows(api, context, self->base.form, 5, linear->inputs, linear->outputs, &call.source,
                   &call.residual, &call.output, &call.count));
     count_call();
     if (call.count == 0) return NULL;
@@ -124,26 +115,14 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     return status;
 }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, Form form, void **kernel) {
-    Linear4Kernel *self = calloc(1, sizeof *self);
-    if (self == NULL) return out_of_memory(api);
-    self->base = (Operator){api, chosen_kernels()};
-    self->form = form;
-    OrtStatus *status = fill(self, info);
-    if (status != NULL)
-        destroy(self);
-    else
-        *kernel = self;
-    return status;
-}
-
 static const int norm_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_UINT8,
                                  ORT_FLOAT, ORT_UINT8, ORT_FLOAT};
 static const int plain_types[] = {ORT_FLOAT, ORT_UINT8, ORT_FLOAT,
                                   ORT_UINT8, ORT_FLOAT, ORT_FLOAT};
 static const int result[] = {ORT_FLOAT};
 
-DEFINE_OPERATOR(norm_linear_int4, "NormLinearInt4", norm_types, result, NORM | BIAS)
-DEFINE_OPERATOR(norm_linear_gelu_int4, "NormLinearGeluInt4", norm_types, result,
+DEFINE_OPERATOR(norm_linear_int4, "NormLinearInt4", Linear4Kernel, norm_types, result, NORM | BIAS)
+DEFINE_OPERATOR(norm_linear_gelu_int4, "NormLinearGeluInt4", Linear4Kernel, norm_types, result,
                 NORM | BIAS | GELU_AFTER)
-DEFINE_OPERATOR(linear_residual_int4, "LinearResidualInt4", plain_types, result, BIAS | ADDS)
+DEFINE_OPERATOR(linear_residual_int4, "LinearResidualInt4", Linear4Kernel, plain_types, result,
+                BIAS | ADDS)

@@ -129,8 +129,8 @@ static void store(const float *source, int size, float scale, int8_t *target) {
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
-                   const int8_t *keys, const int8_t *values, const int8_t *next, int length, void *scratch,
-                   float *outputs, size_t output_stride) {
+                   const int8_t *keys, const int8_t *values, const int8_t *next, int length,
+                   void *scratch, float *outputs, size_t output_stride) {
     (void)next;
     int size = attention->head_size;
     float *scores = scratch;
@@ -140,7 +140,8 @@ static void attend(const Attention *attention, const float *queries, size_t stri
         for (int p = 0; p < length + q; p++) {
             int32_t product = 0;
             for (int i = 0; i < size; i++)
-                product += keys[p * size + i] * whole(step == 0 ? 0 : query[i] / step, -32767, 32767);
+                product += keys[p * size + i] *
+                           whole(step == 0 ? 0 : query[i] / step, -32767, 32767);
             scores[p] = (float)product * step * attention->key_scale / sqrtf((float)size);
             highest = fmaxf(highest, scores[p]);
         }
@@ -184,6 +185,7 @@ static void sum_exponentials(const float *scores, int size, float *largest, doub
 
 const Kernels kernels_reference = {
     .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
-    .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4, .store = store, .attend = attend, .embed = embed, .best = best,
+    .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4,
+    .store = store, .attend = attend, .embed = embed, .best = best,
     .sum_exponentials = sum_exponentials,
 };

@@ -4,9 +4,6 @@
 
 #include "operator.h"
 
-/* The kernels that this processor runs. */
-const Kernels *chosen_kernels(void);
-
 static inline const char *on_cpu(const OrtCustomOp *op) {
     (void)op;
     return "CPUExecutionProvider";
@@ -19,8 +16,8 @@ static inline int zero(const OrtCustomOp *op, size_t index) {
 
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 
-/* An operator `name` over `create(api, info, form, kernel)`, `compute` and `destroy`. */
-#define DEFINE_OPERATOR(id, name, inputs, outputs, form)                                      \
+/* An operator `name` whose kernel is a `type`, over `fill`, `compute` and `destroy`. */
+#define DEFINE_OPERATOR(id, name, type, inputs, outputs, form)                                \
     static const char *id##_name(const OrtCustomOp *op) { return (void)op, name; }             \
     static int id##_input(const OrtCustomOp *op, size_t i) { return (void)op, (inputs)[i]; }   \
     static int id##_output(const OrtCustomOp *op, size_t i) { return (void)op, (outputs)[i]; } \
@@ -29,7 +26,7 @@ static inline int zero(const OrtCustomOp *op, size_t index) {
     static OrtStatus *id##_create(const OrtCustomOp *op, const OrtApi *api,                   \
                                   const OrtKernelInfo *info, void **kernel) {                 \
         (void)op;                                                                             \
-        return create(api, info, form, kernel);                                               \
+        return create_kernel(api, info, sizeof(type), form, fill, destroy, kernel);           \
     }                                                                                         \
     const OrtCustomOp operator_##id = {                                                       \
         .version = ORT_API,                                                                   \
