@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
+                timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # a fraction works
                 timeout_graceful_shutdown=_FLUSH_SECONDS,
             )
         )

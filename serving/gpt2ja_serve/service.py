@@ -86,8 +86,8 @@ class Service:
             max_memory=settings.max_memory,
             max_waiting=settings.max_waiting,
             max_waiting_tokens=settings.max_waiting_tokens,
-            device=settings.device,  # type: ignore[arg-type]  # the command line has checked it
-            kernels=settings.kernels,  # type: ignore[arg-type]  # likewise
+            device=settings.device,
+            kernels=settings.kernels,
             prefix_cache_bytes=settings.prefix_cache,
             verify_hashes=settings.verify_hashes,
         )

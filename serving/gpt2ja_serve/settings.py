@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gpt2ja_onnx.device.choice import DeviceChoice
+    from gpt2ja_onnx.device.cpu.native import KernelChoice
+
 MIB = 2**20
 
 
@@ -50,8 +53,8 @@ class ServeSettings:
 
     model: Path | None = None
     model_name: str | None = None
-    device: str = "auto"
-    kernels: str = "auto"
+    device: DeviceChoice = "auto"
+    kernels: KernelChoice = "auto"
     threads: int | None = None
     batch_size: int = 32
     max_memory: int | None = None

@@ -54,7 +54,7 @@ def open_output(output: str) -> Iterator[IO[str]]:
             # Text that the terminal cannot show must not end the program, and an encoding that
             # cannot hold Japanese at all is none that was chosen.
             encoding = "utf-8" if not _holds_japanese(sys.stdout.encoding) else None
-            sys.stdout.reconfigure(  # type: ignore[union-attr]
+            sys.stdout.reconfigure(  # type: ignore[union-attr]  # what has none is let through
                 encoding=encoding, errors="replace", line_buffering=True
             )
         try:

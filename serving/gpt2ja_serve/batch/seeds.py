@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 
-def row_seed(seed: int, *, id: str | int | None, position: int) -> int:  # noqa: A002
+def row_seed(seed: int, *, id: str | int | None, position: int) -> int:  # noqa: A002  # as its column
     """The seed of a row, below 2**53, so that every reader of JSON keeps it exact.
 
     It is the first 53 bits of the SHA-256 of ``{seed}:id:{id}``, or of ``{seed}:row:{position}``

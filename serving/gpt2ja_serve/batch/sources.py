@@ -71,7 +71,7 @@ def _paths(given: str) -> list[Path]:
         return below
     if path.exists():
         return [path]
-    matches = sorted(map(Path, glob.glob(given, recursive=True)))  # noqa: PTH207
+    matches = sorted(map(Path, glob.glob(given, recursive=True)))  # noqa: PTH207  # also absolute
     if not matches:
         raise PromptError(f"{given}: there is no such file")
     return [

@@ -36,7 +36,7 @@ class Connection(HttpToolsProtocol):
         self._answered: Any = None  # the cycle that runs; the last one read may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for a request."""
+        """Start to wait for a request; of TCP, TLS or a Unix socket, which all can be written."""
         super().connection_made(transport)
         # A full buffer of the system is what a slow reader shows first; no second one behind it.
         transport.set_write_buffer_limits(high=1)

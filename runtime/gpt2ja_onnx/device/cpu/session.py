@@ -61,19 +61,18 @@ class CpuSession:
         self.shape = manifest.shape
         options = session_options(threads)
         native = native_operators(manifest, kernels)
-        self._native = None if isinstance(native, str) else native
+        self.kernels, self._native = STANDARD, None
         if not isinstance(native, str):
-            self.kernels = native.instruction_set
+            self.kernels, self._native = native.instruction_set, native
             options.register_custom_ops_library(str(native.path))
         else:
-            self.kernels = STANDARD
             if manifest.precision in ("int8", "int4"):
                 log.info("%s: native operators do not run: %s", directory, native)
-        if self.kernels == STANDARD and manifest.quantization and int8_products_saturate():
-            # onnxruntime replaces int8 weights by uint8 ones, whose products are exact, in one of
-            # its extended optimisations.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            if manifest.quantization and int8_products_saturate():
+                # onnxruntime replaces int8 weights by uint8 ones, whose products are exact, in one
+                # of its extended optimisations.
+                options.add_session_config_entry("session.x64quantprecision", "1")
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 
         def open_graph(path: Path) -> ort.InferenceSession:
             with environment(_PLAIN_ATTENTION, "1"):
