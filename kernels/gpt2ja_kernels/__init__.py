@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LIBRARY = Path(__file__).with_name("_kernels.so")
 # Raised with every change that makes an older library wrong for a newer bundle, or the other way
 # round; `GPT2JA_VERSION` in register.c is the same number.
-VERSION = 1
+VERSION = 2
 
 
 class Kernels:
@@ -61,6 +61,45 @@ class Kernels:
             totals.ctypes.data_as(ctypes.c_void_p),
         )
         return largest, totals
+
+    def draw_nucleus(
+        self,
+        scores: NDArray[np.float32],
+        temperature: NDArray[np.float32],
+        limit: NDArray[np.float64],
+        min_p: NDArray[np.float64],
+        uniform: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Draw from the nucleus of each row, as ``nucleus.h`` describes it.
+
+        Args:
+            scores: Shape (rows, size), contiguous.
+            temperature: What scores are divided by, shape (rows,).
+            limit: The part of all probability that a token and those behind it must exceed to be
+                kept, below 0 for no such bound, shape (rows,).
+            min_p: Least weight that is kept, of the best token's, shape (rows,).
+            uniform: Numbers in [0, 1), shape (rows,).
+
+        Returns:
+            The place of a score, shape (rows,); -1 where a decision hangs on rounding, or scores
+            are not finite.
+        """
+        assert scores.dtype == np.float32
+        assert scores.flags.c_contiguous
+        rows, size = scores.shape
+        columns: list[NDArray[np.generic]] = [
+            np.ascontiguousarray(temperature, dtype=np.float32),
+            *(np.ascontiguousarray(column, dtype=np.float64) for column in (limit, min_p, uniform)),
+        ]
+        assert all(column.shape == (rows,) for column in columns)
+        drawn = np.empty(rows, dtype=np.int64)
+        self._library.gpt2ja_draw_nucleus(
+            scores.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_size_t(rows),
+            ctypes.c_int(size),
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in (*columns, drawn)),
+        )
+        return drawn
 
     @property
     def nbytes(self) -> int:

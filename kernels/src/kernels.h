@@ -88,6 +88,10 @@ typedef struct {
     void (*embed)(const int8_t *row, float scale, const float *position, int width, float *output);
     /* The largest of `size` scores, and the sum of exp(score - largest). */
     void (*sum_exponentials)(const float *scores, int size, float *largest, double *total);
+    /* Draw from a row's nucleus: the index of a score, or -1 where the caller has to decide.
+     * `scratch`: see nucleus_scratch. */
+    int (*draw_nucleus)(const float *scores, int size, float temperature, double limit,
+                        double min_p, double uniform, void *scratch);
     /* The `count` largest of `size` scores, falling, equal ones by rising index. */
     void (*best)(const float *scores, int size, int count, float *best_scores, int64_t *best_ids);
 } Kernels;
@@ -128,6 +132,11 @@ enum { QUERIES = 4, LARGEST_HEAD = 256 };
 static inline size_t attention_scratch(int capacity) {
     return (size_t)padded(capacity) * (sizeof(float) + QUERIES * sizeof(int16_t)) +
            (LARGEST_HEAD + 16) * sizeof(int16_t);
+}
+
+/* Bytes that drawing from a row needs. */
+static inline size_t nucleus_scratch(int size) {
+    return 2 * ((size_t)padded(size) + 16) * sizeof(float);
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* The operators in plain C, one number at a time: what the others are held to by the tests. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -183,9 +184,36 @@ static void sum_exponentials(const float *scores, int size, float *largest, doub
     for (int i = 0; i < size; i++) *total += scores[i] - scores[i]; /* NaN if not finite */
 }
 
+static int draw_nucleus(const float *scores, int size, float temperature, double limit,
+                        double min_p, double uniform, void *scratch) {
+    (void)scratch;
+    int *order = malloc((size_t)size * sizeof *order); /* sorted by insertion */
+    double *weights = malloc((size_t)size * sizeof *weights), total = 0, before = 0, wanted;
+    if (order == NULL || weights == NULL) abort();
+    for (int i = 0; i < size; i++) {
+        int place = i;
+        for (; place > 0 && scores[order[place - 1]] <= scores[i]; place--)
+            order[place] = order[place - 1];
+        order[place] = i;
+    }
+    for (int i = 0; i < size; i++) {
+        float cooled = scores[order[i]] / temperature, largest = scores[order[0]] / temperature;
+        total += weights[i] = exp((double)cooled - largest);
+    }
+    int kept = 0;
+    do before += weights[kept++];
+    while (kept < size && 1 - before / total > limit && weights[kept] >= min_p);
+    wanted = uniform * before, before = 0;
+    int place = 0;
+    while (place < kept - 1 && before + weights[place] < wanted) before += weights[place++];
+    int drawn = order[place];
+    free(order), free(weights);
+    return drawn;
+}
+
 const Kernels kernels_reference = {
     .name = "reference", .group = GROUP, .panel = 1, .pack = pack, .quantize = quantize,
     .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4, .multiply4 = multiply4,
     .store = store, .attend = attend, .embed = embed, .best = best,
-    .sum_exponentials = sum_exponentials,
+    .sum_exponentials = sum_exponentials, .draw_nucleus = draw_nucleus,
 };

@@ -1,4 +1,6 @@
 /* The library's entry: registers every operator with a session's options, or none. */
+#include <stdlib.h>
+
 #include "processor.h"
 #include "register.h"
 
@@ -13,7 +15,7 @@ const Kernels *chosen_kernels(void) {
 }
 
 /* See VERSION in gpt2ja_kernels. */
-EXPORT int gpt2ja_version(void) { return 1; }
+EXPORT int gpt2ja_version(void) { return 2; }
 
 /* The instruction set that the operators use here; null where none of them runs. */
 EXPORT const char *gpt2ja_instruction_set(void) {
@@ -27,6 +29,20 @@ EXPORT void gpt2ja_sum_exponentials(const float *scores, size_t rows, int size, 
     const Kernels *kernels = chosen_kernels();
     for (size_t row = 0; row < rows; row++)
         kernels->sum_exponentials(scores + row * (size_t)size, size, largest + row, totals + row);
+}
+
+/* Of `rows` rows of `size` scores: see draw_nucleus in kernels.h. */
+EXPORT void gpt2ja_draw_nucleus(const float *scores, size_t rows, int size,
+                                const float *temperature, const double *limit,
+                                const double *min_p, const double *uniform, int64_t *drawn) {
+    const Kernels *kernels = chosen_kernels();
+    void *scratch = malloc(nucleus_scratch(size));
+    for (size_t row = 0; row < rows; row++)
+        drawn[row] = scratch == NULL ? -1
+                                     : kernels->draw_nucleus(scores + row * (size_t)size, size,
+                                                             temperature[row], limit[row],
+                                                             min_p[row], uniform[row], scratch);
+    free(scratch);
 }
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

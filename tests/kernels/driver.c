@@ -313,6 +313,33 @@ static void try_exponentials(const Kernels *kernels) {
     free(scores);
 }
 
+static void try_nucleus(const Kernels *kernels) {
+    int size = between(1, 2000), left = 0;
+    float *scores = floats((size_t)size), step = between(0, 1) ? 0.5f : 1e-6f;
+    float spread = between(0, 1) ? 1 : 6, temperature = between(0, 1) ? 1 : 0.5f + 0.1f * uniform();
+    for (int i = 0; i < size; i++) scores[i] = rintf(scores[i] * spread / step) * step;
+    if (!between(0, 3)) scores[between(0, size - 1)] = -INFINITY;
+    void *scratch = memory(nucleus_scratch(size));
+    for (int i = 0; i < 20; i++) {
+        double number = (uniform() + 1) / 2;
+        double limit = between(0, 2) ? 0.02 + 0.4 * (uniform() + 1) : -1;
+        double min_p = between(0, 2) ? 0 : 0.01 + 0.1 * (uniform() + 1);
+        int found = kernels->draw_nucleus(scores, size, temperature, limit, min_p, number,
+                                          scratch);
+        int expected = kernels_reference.draw_nucleus(scores, size, temperature, limit, min_p,
+                                                      number, NULL);
+        left += found == -1;
+        if (found != -1 && found != expected)
+            fail("nucleus", kernels, size, i, found, expected);
+    }
+    if (left > 10) fail("left to the caller", kernels, size, 0, left, 0);
+    scores[between(0, size - 1)] = between(0, 1) ? NAN : INFINITY;
+    if (kernels->draw_nucleus(scores, size, 1, 0.1, 0, 0.5, scratch) != -1)
+        fail("nucleus of NaN", kernels, size, 0, 0, -1);
+    free(scratch);
+    free(scores);
+}
+
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 300;
     if (!processor_runs(&kernels_avx2)) return puts("this processor has no AVX2"), 2;
@@ -327,6 +354,7 @@ int main(int argc, char **argv) {
             try_exponentials(tried[i]);
             try_embed(tried[i]);
             try_best(tried[i]);
+            try_nucleus(tried[i]);
         }
         printf("%s%s: %d rounds agree\n", tried[i]->name, i == 2 ? ", emulated" : "", rounds);
     }

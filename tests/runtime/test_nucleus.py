@@ -6,9 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt2ja_kernels import Kernels, load_kernels
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.sampling.sampler import Sampler
@@ -55,10 +57,19 @@ rows = st.tuples(
 )
 
 
+def native_or_none(native: bool) -> Kernels | None:
+    if not native:
+        return None
+    kernels = load_kernels()
+    assert isinstance(kernels, Kernels), kernels
+    return kernels
+
+
+@pytest.mark.parametrize("native", [False, True])
 @settings(max_examples=400, deadline=None)
-@given(st.lists(rows, min_size=1, max_size=4))
+@given(given_rows=st.lists(rows, min_size=1, max_size=4))
 def test_tokens_are_those_of_sorted_rows(
-    given_rows: list[tuple[GenerationConfig, int, float, float]],
+    given_rows: list[tuple[GenerationConfig, int, float, float]], native: bool
 ) -> None:
     logits = np.stack(
         [
@@ -69,9 +80,25 @@ def test_tokens_are_those_of_sorted_rows(
         ]
     )
     order = np.stack([np.lexsort((np.arange(300), -row)) for row in logits])[:, :CANDIDATES]
-    scores = Scores(np.take_along_axis(logits, order, axis=1), order, HostLogits(logits))
+    host = HostLogits(logits, native_or_none(native))
+    scores = Scores(np.take_along_axis(logits, order, axis=1), order, host)
     found = Sampler().choose(scores, [make_state(c, seed) for c, seed, _, _ in given_rows])
     assert found == by_sorting(logits, [make_state(c, seed) for c, seed, _, _ in given_rows])
+
+
+def test_native_draws_leave_few_rows_to_numpy() -> None:
+    """Of a vocabulary of the published size, sharp and flat."""
+    kernels = native_or_none(native=True)
+    assert kernels is not None
+    random = np.random.default_rng(1)
+    for spread in (1, 3):
+        logits = (random.normal(size=(64, 32_000)) * spread).astype(np.float32)
+        ones = np.ones(64)
+        drawn = kernels.draw_nucleus(
+            logits, ones.astype(np.float32), ones * 0.05, ones * 0, random.random(64)
+        )
+        assert (drawn < 0).sum() < 24
+        assert len(set(drawn.tolist())) > 30
 
 
 def test_without_a_top_k_takes_at_most_twice_as_long() -> None:

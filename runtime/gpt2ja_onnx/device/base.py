@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.bundle.manifest import ModelShape
 
     Floats = NDArray[np.float32]
@@ -234,6 +235,11 @@ class Logits(Protocol):
         """The same for some of the rows."""
         ...
 
+    @property
+    def native(self) -> Kernels | None:
+        """What draws from these scores, where native operators have made them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
@@ -275,10 +281,12 @@ class HostLogits:
 
     Args:
         array: Shape (rows, vocabulary).
+        native: What draws from them.
     """
 
-    def __init__(self, array: Floats) -> None:
+    def __init__(self, array: Floats, native: Kernels | None = None) -> None:
         self._array = array
+        self.native = native
 
     def __len__(self) -> int:
         return len(self._array)
@@ -314,6 +322,11 @@ class JoinedLogits:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def native(self) -> Kernels | None:
+        """See `Logits`."""
+        return self._places[0][0].native
 
     @property
     def vocab_size(self) -> int:

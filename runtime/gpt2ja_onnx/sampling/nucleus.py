@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.sampling.state import SamplerState
     from gpt2ja_onnx.settings.config import GenerationConfig
@@ -51,10 +52,13 @@ class Nucleus:
 
     Args:
         states: One a row.
+        native: What draws first; rows that it cannot decide, or all where there is none, are drawn
+            here.
     """
 
-    def __init__(self, states: Sequence[SamplerState]) -> None:
+    def __init__(self, states: Sequence[SamplerState], native: Kernels | None = None) -> None:
         self._states = states
+        self._native = native
         rows = Rows([state.config for state in states], np.ones(len(states), dtype=np.int64))
         self._temperature = Temperature.of(rows)
         top_p = rows.column("top_p")
@@ -75,6 +79,22 @@ class Nucleus:
         Returns:
             Token ids, shape (rows,).
         """
+        if self._native is not None:
+            divisors = np.ones((len(logits), 1), dtype=np.float32)
+            if self._temperature is not None:
+                divisors = self._temperature.divisors
+            drawn = self._native.draw_nucleus(
+                np.ascontiguousarray(logits),
+                divisors[:, 0],
+                self._limit[:, 0],
+                self._min_p[:, 0],
+                uniform,
+            )
+            left = np.flatnonzero(drawn == _UNDECIDED)
+            if len(left):
+                rest = Nucleus([self._states[row] for row in left.tolist()])
+                drawn[left] = rest.draw(scores[left], ids[left], logits[left], uniform[left])
+            return drawn
         cold = self._cooled(logits)
         total = np.exp(cold - cold.max(axis=1, keepdims=True)).sum(
             axis=1, keepdims=True, dtype=np.float64
@@ -82,7 +102,7 @@ class Nucleus:
         best, ids = order_ties(self._cooled(scores).copy(), ids)
         every = np.arange(len(logits))
         places = self._places(every, best, total, uniform)
-        drawn: Ids = np.where(places < 0, _UNDECIDED, ids[every, places])
+        drawn = np.where(places < 0, _UNDECIDED, ids[every, places])
         size = cold.shape[1]
         # Values alone are sorted: ids are looked up for the one that is drawn.
         for width in _WIDTHS:

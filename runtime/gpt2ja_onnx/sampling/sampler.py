@@ -194,7 +194,8 @@ def _draw_unbounded(
             if row in processed:
                 logits[place] = processed[row]
                 best[place] = np.nan
-    tokens = Nucleus([states[row] for row in rows]).draw(best, some.ids, logits, uniform[rows])
+    nucleus = Nucleus([states[row] for row in rows], some.logits.native)
+    tokens = nucleus.draw(best, some.ids, logits, uniform[rows])
     return chosen | dict(zip(rows, tokens.tolist(), strict=True))
 
 

@@ -62,10 +62,14 @@ class Warper(Protocol):
 
 
 class Temperature:
-    """Divides scores."""
+    """Divides scores.
+
+    Attributes:
+        divisors: Of each row, shape (rows, 1).
+    """
 
     def __init__(self, temperature: NDArray[np.float64]) -> None:
-        self._temperature = np.maximum(temperature, _COLDEST).astype(np.float32)
+        self.divisors = np.maximum(temperature, _COLDEST).astype(np.float32)
 
     @classmethod
     def of(cls, rows: Rows) -> Self | None:
@@ -75,7 +79,7 @@ class Temperature:
 
     def __call__(self, scores: Floats, ids: Ids) -> tuple[Floats, Ids]:
         """See `Warper`."""
-        return scores / self._temperature, ids
+        return scores / self.divisors, ids
 
 
 class TopK:

@@ -145,7 +145,7 @@ class CpuPlan:
         return Scores(
             buffers.candidate_scores[:, 0],
             buffers.candidate_ids[:, 0],
-            HostLogits(buffers.logits[:, 0]),
+            HostLogits(buffers.logits[:, 0], self._native),
         )
 
     def all_logits(self) -> Floats:

@@ -179,6 +179,7 @@ class DeviceLogits:
     def __init__(self, step: Step, rows: int) -> None:
         self._step = step
         self._rows = rows
+        self.native = None
 
     def __len__(self) -> int:
         return self._rows
