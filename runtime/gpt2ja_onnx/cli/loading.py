@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
 
 def load(model: Path | None, *, quiet: bool, **options: Any) -> GPT2Ja:
-    """Load a bundle; on a terminal, say so if it is the demo model for want of another."""
-    from gpt2ja_onnx.bundle.demo import NOTICE
+    """Load a bundle, and say so if it is the demo model for want of another."""
     from gpt2ja_onnx.model import GPT2Ja
+
+    tell_of_demo(model, quiet=quiet)
+    return GPT2Ja.load(model, **options)
+
+
+def tell_of_demo(model: Path | None, *, quiet: bool) -> None:
+    """On a terminal, say that it is the demo model for want of another."""
+    from gpt2ja_onnx.bundle.demo import NOTICE
 
     if model is None and not quiet and sys.stderr.isatty():
         click.echo(NOTICE, err=True)
-    return GPT2Ja.load(model, **options)

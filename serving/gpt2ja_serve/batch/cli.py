@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2ja_onnx.cli.loading import load
+from gpt2ja_onnx.cli.loading import tell_of_demo
 from gpt2ja_onnx.cli.options import (
     GroupedCommand,
     bundle_options,
@@ -18,12 +18,17 @@ from gpt2ja_onnx.cli.options import (
     given_settings,
     setting_options,
 )
+from gpt2ja_onnx.device.threads import available_threads
+from gpt2ja_onnx.errors import MissingExtraError
 from gpt2ja_onnx.files import check_apart
 from gpt2ja_onnx.settings.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.model import GPT2Ja
+    from gpt2ja_onnx.device.choice import DeviceChoice
+    from gpt2ja_onnx.device.cpu.native import KernelChoice
+    from gpt2ja_serve.batch.actor import EngineSettings
     from gpt2ja_serve.batch.directory import Counts, JobDirectory
+    from gpt2ja_serve.batch.execution import Executor
     from gpt2ja_serve.batch.job import Job, OutputFormat
     from gpt2ja_serve.batch.plan import Plan
     from gpt2ja_serve.batch.rows import Columns, JobKind
@@ -87,8 +92,18 @@ class _Shard(click.ParamType[tuple[int, int]]):
     type=click.IntRange(1),
     help="Rows of one file of the output: as many as a crash can cost.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Engines that share the rows, each with --threads threads.  [default: 1; with Ray, as "
+    "many as it has processors for]",
+)
+@click.option("--ray", is_flag=True, help="Run the workers on a Ray cluster on this machine.")
+@click.option("--ray-address", metavar="ADDRESS", help="Run them on this Ray cluster.")
 @bundle_options
-@click.option("--batch-size", default=32, show_default=True, help="Texts that run at once.")
+@click.option(
+    "--batch-size", default=32, show_default=True, help="Texts that an engine runs at once."
+)
 @click.option("--max-memory", type=int, metavar="MIB", help="Of the key-value cache.")
 @click.option("--verify-hashes", is_flag=True, help="Check the bundle's files first.")
 @partial(setting_options, without=("seed",))
@@ -103,10 +118,13 @@ def command(
     mapped: tuple[str, ...],
     format_: OutputFormat | None,
     part_rows: int,
+    workers: int | None,
+    ray: bool,
+    ray_address: str | None,
     model: Path | None,
     threads: int | None,
-    device: str,
-    kernels: str,
+    device: DeviceChoice,
+    kernels: KernelChoice,
     quiet: bool,
     batch_size: int,
     max_memory: int | None,
@@ -119,6 +137,7 @@ def command(
     an 'id' and any setting; other columns are carried through. The output is cut into parts that
     are written whole; an interrupted job goes on with --resume.
     """
+    from gpt2ja_serve.batch.actor import EngineSettings
     from gpt2ja_serve.batch.directory import JobDirectory
     from gpt2ja_serve.batch.job import Job
     from gpt2ja_serve.batch.plan import make_plan
@@ -134,22 +153,26 @@ def command(
         plan = make_plan(sources, columns)
         if not quiet:
             _tell(plan, columns)
-        loaded = load(
-            model,
-            quiet=quiet,
-            threads=threads,
-            device=device,
-            kernels=kernels,
+        on_ray = ray or ray_address is not None
+        engine = EngineSettings(
+            model=model,
+            threads=threads or _usual_threads(workers, on_ray=on_ray),
             batch_size=batch_size,
             max_memory=None if max_memory is None else max_memory * 2**20,
+            device=device,
+            kernels=kernels,
             verify_hashes=verify_hashes,
         )
-        with loaded:
+        with contextlib.closing(
+            _on_ray(engine, workers, ray_address)
+            if on_ray
+            else _in_process(engine, workers or 1, quiet=quiet)
+        ) as executor:
             job_seed = directory.begin(
                 {
                     "job": kind,
                     "seed": seed,
-                    "fingerprint": loaded.fingerprint,
+                    "fingerprint": executor.fingerprint,
                     "settings": config.to_dict(),
                     "columns": columns.columns,
                     "format": format_,
@@ -161,11 +184,11 @@ def command(
                 may_join=shard[1] > 1,
             )
             job = Job(kind, config, columns, job_seed, format_, max_errors)
-            return _run(loaded, job, plan, part_rows, directory, shard, quiet=quiet)
+            return _run(executor, job, plan, part_rows, directory, shard, quiet=quiet)
 
 
 def _run(
-    model: GPT2Ja,
+    executor: Executor,
     job: Job,
     plan: Plan,
     part_rows: int,
@@ -193,13 +216,40 @@ def _run(
             click.echo(f"{name}: is not as it was written; it is made again", err=True)
     began = time.monotonic()
     with progress(sum(len(part.rows) for part in missing), quiet=quiet) as advance:
-        runner = Runner(model, job, plan, directory, names, advance)
+        runner = Runner(executor, job, plan, directory, names, advance)
         done, unread = runner.run(missing, kept.errors)
     if not quiet:
-        _summarise(done, kept, job.seed, time.monotonic() - began)
+        _summarise(done, kept, job.seed, time.monotonic() - began, executor)
     for problem in unread:
         click.echo(f"error: {problem}; its rows are missing, --resume does them", err=True)
     return 1 if unread or done.errors or kept.errors else 0
+
+
+def _usual_threads(workers: int | None, *, on_ray: bool) -> int:
+    """Threads of an engine: on Ray one, for its throughput; here what this process may use."""
+    return 1 if on_ray else max(available_threads() // (workers or 1), 1)
+
+
+def _in_process(settings: EngineSettings, workers: int, *, quiet: bool) -> Executor:
+    from gpt2ja_serve.batch.execution import Models, OneModel
+
+    tell_of_demo(settings.model, quiet=quiet)
+    models = [settings.load() for _ in range(workers)]
+    cores = workers * settings.threads
+    if workers == 1:
+        return OneModel(models[0], cores)
+    return Models(models, cores, 4 * settings.batch_size)
+
+
+def _on_ray(settings: EngineSettings, workers: int | None, address: str | None) -> Executor:
+    try:
+        from gpt2ja_serve.batch.ray_cluster import RayCluster
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"--ray needs {error.name}, which is not installed: pip install "
+            "-c constraints.txt 'gpt2ja-onnx[batch,ray]'"
+        ) from error
+    return RayCluster(settings, workers=workers, address=address)
 
 
 def _config(kind: JobKind, given: dict[str, Any]) -> GenerationConfig:
@@ -238,13 +288,13 @@ def _tell(plan: Plan, columns: Columns) -> None:
         )
 
 
-def _summarise(done: Counts, kept: Counts, seed: int, seconds: float) -> None:
-    cores = len(os.sched_getaffinity(0))
+def _summarise(done: Counts, kept: Counts, seed: int, seconds: float, executor: Executor) -> None:
     speed = done.tokens / max(seconds, 1e-9)
+    again = f", {executor.retries} chunks computed again" if executor.retries else ""
     earlier = f" ({kept.rows:,} more were done before)" if kept.rows else ""
     click.echo(
         f"{done.rows:,} rows{earlier}, {done.errors + kept.errors:,} failed, {done.tokens:,} "
-        f"tokens in {seconds:.1f} s: {speed:,.0f} tokens/s, {speed / cores:,.0f} a core; seed "
-        f"{seed}",
+        f"tokens in {seconds:.1f} s: {speed:,.0f} tokens/s, {speed / executor.cores:,.0f} a "
+        f"core{again}; seed {seed}",
         err=True,
     )

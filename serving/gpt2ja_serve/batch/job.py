@@ -1,4 +1,4 @@
-"""A batch job in this process: the missing parts through one model, in order."""
+"""A batch job: the missing parts through engines, in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from gpt2ja_onnx.errors import BatchError, Gpt2jaError, OutputError, PromptError
 from gpt2ja_serve.batch.directory import Counts
 from gpt2ja_serve.batch.reading import parse_line, read_lines
-from gpt2ja_serve.batch.work import outcomes, records, tokens_of
+from gpt2ja_serve.batch.work import records, tokens_of
 from gpt2ja_serve.batch.writing import JsonWriter, with_carried
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from gpt2ja_onnx.model import GPT2Ja
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_serve.batch.directory import JobDirectory
+    from gpt2ja_serve.batch.execution import Executor
     from gpt2ja_serve.batch.plan import Part, Plan
     from gpt2ja_serve.batch.rows import Columns, JobKind, RawRow, Row
     from gpt2ja_serve.batch.sources import Source
@@ -61,7 +61,7 @@ class Runner:
     """Runs parts of a job.
 
     Args:
-        model: Does the work.
+        executor: Does the work.
         job: What to do.
         plan: With which inputs.
         directory: Where results go.
@@ -71,14 +71,14 @@ class Runner:
 
     def __init__(
         self,
-        model: GPT2Ja,
+        executor: Executor,
         job: Job,
         plan: Plan,
         directory: JobDirectory,
         names: Sequence[str],
         advance: Callable[[int], None],
     ) -> None:
-        self._model = model
+        self._executor = executor
         self._job = job
         self._plan = plan
         self._directory = directory
@@ -104,7 +104,7 @@ class Runner:
         """
         by_first = {part.first: part for part in parts}
         total, open_part = Counts(), None
-        found = outcomes(self._model, self._job.kind, self._rows(parts))
+        found = self._executor.outcomes(self._job.kind, self._rows(parts))
         try:
             with contextlib.closing(found):
                 for row, result in found:
@@ -113,7 +113,7 @@ class Runner:
                             open_part.abandon()
                         open_part = self._open(by_first[row.position])
                     assert open_part is not None
-                    tokens = open_part.add(row, result, self._model.fingerprint)
+                    tokens = open_part.add(row, result, self._executor.fingerprint)
                     if isinstance(result, Gpt2jaError):
                         errors += 1
                         self._check(errors, row, result)
