@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -146,6 +147,33 @@ def test_text_lines_are_prompts_and_results_may_be_parquet(batch: Batch, tmp_pat
     assert found["prompt"].to_pylist() == ["寺は", "町は", "川は", "山は"]
     assert found["seed"][1].as_py() == 5
     assert found["x"].to_pylist() == [None, None, "1", '"y"']
+
+
+def test_inputs_of_other_file_systems_and_in_zst(batch: Batch, tmp_path: Path) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in ROWS]
+    local = write(tmp_path / "in.jsonl", ROWS)
+    assert batch(local, "--seed", 1, output=tmp_path / "a")[0] == 0
+    with (
+        fsspec.open("memory://data/b/2.jsonl.zst", "wb") as raw,
+        pa.CompressedOutputStream(pa.PythonFile(raw, "w"), "zstd") as packed,
+    ):
+        packed.write(b"".join(lines[20:]))
+    with fsspec.open("memory://data/a.jsonl.gz", "wb") as raw:
+        raw.write(gzip.compress(b"".join(lines[:10])))
+    with fsspec.open("memory://data/b/1.parquet", "wb") as raw:
+        pq.write_table(pa.Table.from_pylist(ROWS[10:20]), raw)
+    with fsspec.open("memory://data/_left-out.jsonl", "wb") as raw:
+        raw.write(b"{}")
+    urls = {"b": "memory://data", "c": local.as_uri()}
+    for name, url in urls.items():
+        code, said = batch(url, "--seed", 1, "--format", "jsonl", output=tmp_path / name)
+        assert code == 0, said
+        assert read(tmp_path / name) == read(tmp_path / "a")
+    for url, error in (
+        ("memory://nothing", "error: memory://nothing: there is no such file"),
+        ("nowhere://x", "error: nowhere://x: cannot be opened: Protocol not known: nowhere"),
+    ):
+        assert one_error(batch(url, output=tmp_path / "none")[1]) == error
 
 
 def test_scores(batch: Batch, bundles: dict[str, Path], tmp_path: Path) -> None:

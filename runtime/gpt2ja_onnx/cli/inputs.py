@@ -105,11 +105,15 @@ def _blocks(name: str, descriptor: int) -> Iterator[bytes]:
 
 def _undecodable(name: str, number: int, raw: bytes | str, encoding: str) -> str:
     assert isinstance(raw, bytes)
-    likely = max(_GUESSES, key=lambda guess: _likeness(raw, guess))
-    advice = "convert it to UTF-8"
-    if _likeness(raw, likely) > _LEAST_LIKENESS:
-        advice = f"it may be {likely}: try --encoding {likely}"
+    likely = likely_encoding(raw)
+    advice = f"it may be {likely}: try --encoding {likely}" if likely else "convert it to UTF-8"
     return f"{name}, line {number}: is not text in {encoding}; {advice}"
+
+
+def likely_encoding(raw: bytes) -> str | None:
+    """What a line that is not UTF-8 may be in; None if it reads as Japanese in nothing."""
+    likely = max(_GUESSES, key=lambda guess: _likeness(raw, guess))
+    return likely if _likeness(raw, likely) > _LEAST_LIKENESS else None
 
 
 def _likeness(raw: bytes, encoding: str) -> float:

@@ -152,7 +152,7 @@ class Runner:
                 for position in positions:
                     one = next(raw, None)
                     if one is None:
-                        raise PromptError(f"{source.path}: has fewer rows than when the job began")
+                        raise PromptError(f"{source.name}: has fewer rows than when the job began")
                     yield self._job.columns.row(one, position, self._job.config, self._job.seed)
             except PromptError as error:
                 self._failed.append(str(error))
@@ -215,7 +215,7 @@ class _OpenPart:
 def _schema(job: Job, plan: Plan) -> pa.Schema:
     from gpt2ja_serve.batch.parquet import result_schema, schema_of
 
-    schemas = [schema_of(source.path) for source in plan.sources if source.format == "parquet"]
+    schemas = [schema_of(source) for source in plan.sources if source.format == "parquet"]
     return result_schema(job.kind, schemas, plan.columns, job.columns.known)
 
 
@@ -224,7 +224,7 @@ def _read(source: Source, ranges: list[range], columns: Columns) -> Iterator[Raw
     if source.format == "parquet":
         from gpt2ja_serve.batch.parquet import read_rows
 
-        yield from read_rows(source.path, ranges, columns.known)
+        yield from read_rows(source, ranges, columns.known)
         return
     lines = enumerate(read_lines(source))
     for wanted in ranges:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2ja_serve.batch.rows import JobKind
+    from gpt2ja_serve.batch.sources import Source
 
 _READ = 256  # rows
 _ROW_GROUP = 4096
@@ -56,25 +57,26 @@ _INFERRED = {
 }  # fmt: skip
 
 
-def schema_of(path: Path) -> pa.Schema:
+def schema_of(source: Source) -> pa.Schema:
     """The columns of a file.
 
     Raises:
         PromptError: It is no Parquet file, or cannot be read.
     """
     try:
-        return pq.read_schema(path)
+        with source.open() as file:
+            return pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
-        raise PromptError(f"{path}: cannot be read as Parquet: {_line(error)}") from error
+        raise PromptError(f"{source.name}: cannot be read as Parquet: {_line(error)}") from error
 
 
 def read_rows(
-    path: Path, ranges: Sequence[range], columns: Collection[str], *, only: bool = False
+    source: Source, ranges: Sequence[range], columns: Collection[str], *, only: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Rows of a file, some at a time.
 
     Args:
-        path: The file.
+        source: The file.
         ranges: Which rows, ascending.
         columns: Those that are wanted as Python's objects; the others come as pyarrow's scalars,
             which keep their types.
@@ -84,7 +86,7 @@ def read_rows(
         PromptError: It cannot be read.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with source.open() as raw, pq.ParquetFile(raw) as file:
             names = [name for name in file.schema_arrow.names if name in columns or not only]
             for group, first, last in _groups(file, ranges):
                 position = first
@@ -95,12 +97,13 @@ def read_rows(
                         if low < high:
                             yield from _rows(batch.slice(low - start, high - low), columns)
     except (OSError, pa.ArrowException) as error:
-        raise PromptError(f"{path}: cannot be read as Parquet: {_line(error)}") from error
+        raise PromptError(f"{source.name}: cannot be read as Parquet: {_line(error)}") from error
 
 
-def count_rows(path: Path) -> int:
+def count_rows(source: Source) -> int:
     """How many rows a file has, by its footer."""
-    return int(pq.read_metadata(path).num_rows)
+    with source.open() as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def result_schema(

@@ -95,7 +95,7 @@ def make_plan(sources: Sequence[Source], columns: Columns) -> Plan:
 
 
 def _measure(source: Source, columns: Columns, plan: Plan, hashes: Any) -> dict[str, Any]:
-    with told_by_path(source), source.path.open("rb") as file:
+    with told_by_path(source), source.open() as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
     ids = (
@@ -107,7 +107,7 @@ def _measure(source: Source, columns: Columns, plan: Plan, hashes: Any) -> dict[
         if id_ is not None:
             key = str(id_).encode("utf-8", errors="surrogatepass")
             hashes.write(hashlib.blake2b(key, digest_size=8).digest())
-    return {"path": str(source.path), "size": size, "sha256": sha256, "rows": rows}
+    return {"path": source.name, "size": size, "sha256": sha256, "rows": rows}
 
 
 def _ids(source: Source, columns: Columns, plan: Plan) -> Iterator[Any]:
@@ -126,18 +126,18 @@ def _ids(source: Source, columns: Columns, plan: Plan) -> Iterator[Any]:
 def _parquet_ids(source: Source, columns: Columns) -> Iterator[Any]:
     from gpt2ja_serve.batch import parquet
 
-    names = parquet.schema_of(source.path).names
+    names = parquet.schema_of(source).names
     text, id_ = columns.columns[columns.text], columns.columns["id"]
     if text not in names:
         raise PromptError(
-            f"{source.path}: has no column {text!r}; it has {', '.join(names)}: name the one to "
+            f"{source.name}: has no column {text!r}; it has {', '.join(names)}: name the one to "
             f"take with --column {columns.text}=NAME"
         )
     if id_ not in names:
-        yield from (None for _ in range(parquet.count_rows(source.path)))
+        yield from (None for _ in range(parquet.count_rows(source)))
         return
-    everything = [range(parquet.count_rows(source.path))]
-    for row in parquet.read_rows(source.path, everything, {id_}, only=True):
+    everything = [range(parquet.count_rows(source))]
+    for row in parquet.read_rows(source, everything, {id_}, only=True):
         yield row[id_]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import zlib
 from typing import TYPE_CHECKING
 
+from gpt2ja_onnx.cli.inputs import likely_encoding
 from gpt2ja_onnx.errors import PromptError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def told_by_path(source: Source) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise PromptError(f"{source.path}: cannot be read: {reason}") from error
+        raise PromptError(f"{source.name}: cannot be read: {reason}") from error
 
 
 def read_lines(source: Source) -> Iterator[bytes]:
@@ -37,10 +37,7 @@ def read_lines(source: Source) -> Iterator[bytes]:
     Raises:
         PromptError: It cannot be read.
     """
-    with (
-        told_by_path(source),
-        gzip.open(source.path) if source.compressed else source.path.open("rb") as file,
-    ):
+    with told_by_path(source), source.open_lines() as file:
         for number, line in enumerate(file):
             whole = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
             if whole := whole.rstrip(b"\r\n"):
@@ -62,7 +59,9 @@ def parse_line(source: Source, line: bytes, columns: Columns) -> RawRow:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        return PromptError("is not UTF-8; convert the input to UTF-8")
+        likely = likely_encoding(line)
+        perhaps = f" but perhaps {likely}" if likely else ""
+        return PromptError(f"is not UTF-8{perhaps}; convert the input to UTF-8")
     is_json = source.format == "jsonl" or (
         columns.kind == "generate" and text.lstrip().startswith("{")
     )

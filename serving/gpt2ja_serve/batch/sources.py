@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import gzip
+import io
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from gpt2ja_onnx.errors import PromptError
+from gpt2ja_onnx.errors import MissingExtraError, PromptError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Format = Literal["text", "jsonl", "parquet"]
+Compression = Literal["", "gzip", "zstd"]
 
 _FORMATS: dict[str, Format] = {
     ".txt": "text",
@@ -19,20 +23,46 @@ _FORMATS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 
 class Source(NamedTuple):
     """An input file.
 
     Attributes:
-        path: Where it is.
+        name: Its path, or its URL.
         format: What it holds.
-        compressed: Whether it is compressed with gzip.
+        compression: Of a file of lines.
+        filesystem: pyarrow's, which has it; None for a local file.
+        path: Where it is there.
     """
 
-    path: Path
+    name: str
     format: Format
-    compressed: bool
+    compression: Compression
+    filesystem: Any
+    path: str
+
+    def open(self) -> Any:
+        """Its bytes as they are, from any position."""
+        if self.filesystem is None:
+            return Path(self.path).open("rb")
+        return self.filesystem.open_input_file(self.path)
+
+    @contextlib.contextmanager
+    def open_lines(self) -> Iterator[Iterable[bytes]]:
+        """Its lines, decompressed."""
+        with self.open() as file:
+            if self.compression == "gzip":
+                with gzip.open(file) as unpacked:
+                    yield unpacked
+            elif self.compression == "zstd":
+                pa = _pyarrow("zst files")
+                native = file if self.filesystem is not None else pa.PythonFile(file)
+                with pa.CompressedInputStream(native, "zstd") as stream:
+                    yield io.BufferedReader(stream)
+            else:
+                yield file if self.filesystem is None else io.BufferedReader(file)
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
@@ -40,35 +70,34 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
 
     A directory gives the files below it whose names say what they hold, sorted by path; names
     that begin with a dot or an underscore are left out. A file that is named itself is text if
-    its name does not say otherwise.
+    its name does not say otherwise. A URL names a file or a directory of any file system that
+    pyarrow or fsspec opens.
 
     Raises:
         PromptError: There is no such file, or a directory or pattern gives none.
+        MissingExtraError: A URL needs packages that are not installed.
     """
-    found: dict[Path, Source] = {}
+    found: dict[str, Source] = {}
     for given in inputs:
-        for path in _paths(given):
-            source = _source(path) or Source(path, "text", path.suffix == ".gz")
-            found.setdefault(path.resolve(), source)
+        for source in _remote(given) if "://" in given else _local(given):
+            found.setdefault(source.path, source)
     return list(found.values())
+
+
+def _local(given: str) -> list[Source]:
+    return [
+        _source(str(path), None, str(path.resolve())) or _as_text(str(path), None, str(path))
+        for path in _paths(given)
+    ]
 
 
 def _paths(given: str) -> list[Path]:
     path = Path(given)
     if path.is_dir():
-        below = sorted(
-            file
-            for file in path.rglob("*")
-            if _source(file) is not None
-            and file.is_file()
-            and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-        )
-        if not below:
-            raise PromptError(
-                f"{given}: has no file to read; expected names that end in "
-                f"{', '.join(_FORMATS)}, or in these and .gz"
-            )
-        return below
+        files = (file for file in path.rglob("*") if file.is_file())
+        return [
+            path / name for name in _data_files(given, (str(f.relative_to(path)) for f in files))
+        ]
     if path.exists():
         return [path]
     matches = sorted(map(Path, glob.glob(given, recursive=True)))  # noqa: PTH207  # also absolute
@@ -79,9 +108,86 @@ def _paths(given: str) -> list[Path]:
     ]
 
 
-def _source(path: Path) -> Source | None:
-    compressed = path.suffix.lower() == ".gz"
-    format_ = _FORMATS.get((Path(path.stem) if compressed else path).suffix.lower())
-    if format_ is None or (compressed and format_ == "parquet"):
+def _remote(given: str) -> list[Source]:
+    """The files of a URL."""
+    fs = _pyarrow("URLs").fs
+    try:
+        filesystem, path = _filesystem(given)
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            root = info.path.rstrip("/")
+            below = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+            files = (item.path[len(root) + 1 :] for item in below if item.is_file)
+            return [
+                _source(f"{given.rstrip('/')}/{name}", filesystem, f"{root}/{name}")
+                or _as_text(f"{given}/{name}", filesystem, f"{root}/{name}")
+                for name in _data_files(given, files)
+            ]
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PromptError(f"{given}: cannot be opened: {reason}") from error
+    if info.type == fs.FileType.NotFound:
+        raise PromptError(f"{given}: there is no such file")
+    return [_source(given, filesystem, path) or _as_text(given, filesystem, path)]
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """Pyarrow's file system of a URL, or fsspec's; and the path there."""
+    pa = _pyarrow("URLs")
+    try:
+        return tuple(pa.fs.FileSystem.from_uri(url))
+    except pa.ArrowInvalid:
+        import fsspec  # type: ignore[import-untyped]
+
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path
+
+
+def _data_files(given: str, names: Iterable[str]) -> list[str]:
+    """Those of a directory's files that hold data, sorted."""
+    found = sorted(
+        (
+            name
+            for name in names
+            if _kind(name) is not None
+            and not any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+        ),
+        key=lambda name: PurePosixPath(name).parts,
+    )
+    if not found:
+        raise PromptError(
+            f"{given}: has no file to read; expected names that end in "
+            f"{', '.join(_FORMATS)}, or in these and {' or '.join(_COMPRESSIONS)}"
+        )
+    return found
+
+
+def _source(name: str, filesystem: Any, path: str) -> Source | None:
+    kind = _kind(name)
+    return None if kind is None else Source(name, *kind, filesystem, path)
+
+
+def _as_text(name: str, filesystem: Any, path: str) -> Source:
+    compression = _COMPRESSIONS.get(PurePosixPath(name).suffix.lower(), "")
+    return Source(name, "text", compression, filesystem, path)
+
+
+def _kind(name: str) -> tuple[Format, Compression] | None:
+    path = PurePosixPath(name)
+    compression = _COMPRESSIONS.get(path.suffix.lower(), "")
+    format_ = _FORMATS.get((PurePosixPath(path.stem) if compression else path).suffix.lower())
+    if format_ is None or (compression and format_ == "parquet"):
         return None
-    return Source(path, format_, compressed)
+    return format_, compression
+
+
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.fs
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{what} need pyarrow, which is not installed: pip install -c constraints.txt "
+            "'gpt2ja-onnx[batch]'"
+        ) from error
+    return pyarrow
