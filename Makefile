@@ -18,7 +18,7 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 .DEFAULT_GOAL := help
 .PHONY: help kernels demo test quick lint format types unit doctests docs settings wheel gpu-check \
-	readme-figures export-table generation-settings llama-server clean
+	readme-figures export-table generation-settings llama-server cluster-simulation clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
@@ -83,7 +83,7 @@ gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA 
 $(GPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,bench,serve,batch,dev]"
+		--editable ".[gpu,export,train,bench,serve,batch,ray,dev]"
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
@@ -105,11 +105,15 @@ llama-server: $(STAMP)  ## Build llama.cpp's HTTP server for the benchmark
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,batch,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,batch,ray,dev]"
 	touch $@
 
 $(KERNELS): $(wildcard kernels/src/*.[ch]) kernels/hatch_build.py | $(STAMP)
 	$(BIN)/python kernels/hatch_build.py
+
+# Scheduling alone, with workers that sleep in place of computing.
+cluster-simulation: $(STAMP)  ## Measure what a Ray cluster of many workers costs
+	$(BIN)/python -m gpt2ja_bench.making.cluster
 
 clean:  ## Remove environments and build outputs
 	rm -rf $(VENV) $(GPU_VENV) $(KERNELS) build dist
