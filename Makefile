@@ -83,7 +83,7 @@ gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA 
 $(GPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,bench,serve,batch,ray,dev]"
+		--editable ".[gpu,export,train,bench,serve,batch,ray,constrain,dev]"
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
@@ -105,7 +105,7 @@ llama-server: $(STAMP)  ## Build llama.cpp's HTTP server for the benchmark
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,batch,ray,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,batch,ray,constrain,dev]"
 	touch $@
 
 $(KERNELS): $(wildcard kernels/src/*.[ch]) kernels/hatch_build.py | $(STAMP)

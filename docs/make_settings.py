@@ -32,7 +32,7 @@ def keywords() -> str:
         "",
         "from __future__ import annotations",
         "",
-        "from typing import TYPE_CHECKING, Literal, TypedDict",
+        "from typing import TYPE_CHECKING, Any, Literal, TypedDict",
         "",
         "if TYPE_CHECKING:",
         "    from collections.abc import Mapping, Sequence",

@@ -373,6 +373,20 @@ class GPT2Ja:
 
     # --- asyncio ---
 
+    async def aprepare(
+        self, config: GenerationConfig | None = None, **settings: Unpack[Settings]
+    ) -> None:
+        """Compile the form that a config asks for in a thread, and keep it for `submit`.
+
+        `submit` compiles by itself what it has not met lately. That takes milliseconds, for a
+        large form up to a second, in which an event loop would stand still; so `agenerate` and
+        `astream` call this first. Without a form nothing is done.
+
+        Raises:
+            SettingError: The form is malformed, or no text of the vocabulary's has it.
+        """
+        await self._intake.prepare(self._intake.config(config, settings))
+
     async def agenerate(
         self, prompts: Prompts, config: Configs = None, **settings: Unpack[Settings]
     ) -> list[GenerationResult]:
@@ -386,6 +400,7 @@ class GPT2Ja:
         done = 0
         try:
             for index, item in enumerate(self._intake.items(prompts, config, settings)):
+                await self._intake.prepare(item[1])
                 self._intake.push(window, index, item, wait=False)
                 while window.full:
                     results += _raised(await aoutcome(window.first()), done, prompts)
@@ -407,6 +422,7 @@ class GPT2Ja:
         Raises:
             QueueFullError: So much waits already that nothing more is taken.
         """
+        await self.aprepare(config, **settings)
         request = self._intake.submit_stream(prompt, config, settings, wait=False)
         try:
             async for chunk in request:

@@ -6,6 +6,7 @@ Every test runs on the CPU with the code of CUDA, and on a GPU where there is on
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -403,3 +404,14 @@ def test_graphs_that_may_never_be_freed_are_bounded(
         opened[id(session.recorder)] = session.recorder
     assert len(opened) > 1
     assert all(len(set(recorder.decoded)) <= 2 for recorder in opened.values())
+
+
+def test_forms_on_the_device(
+    make: Callable[..., tuple[GPT2Ja, TestedSession]], reference: GPT2Ja
+) -> None:
+    model, _ = make()
+    for chosen in ({"do_sample": False}, {"seed": 3}, {"num_beams": 2, "do_sample": False}):
+        found = model.generate(PROMPTS[:3], regex="[ぁ-ん]{4,6}。?", **chosen)
+        expected = reference.generate(PROMPTS[:3], regex="[ぁ-ん]{4,6}。?", **chosen)
+        assert [result.text for result in found] == [result.text for result in expected]
+        assert all(re.fullmatch("[ぁ-ん]{4,6}。?", result.text) for result in found)

@@ -74,9 +74,21 @@ def test_a_seed_brings_the_texts_back(page: Page) -> None:
     assert page.complaints == []
 
 
-def test_the_calls_give_the_texts_of_the_page(page: Page, tmp_path: Path) -> None:
-    write(page, PROMPT, n=2, max_tokens=10, temperature="0.8", top_k=20, seed=5)
-    run_until(page, 20)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"temperature": "0.8", "top_k": 20},
+        {"regex": "[ぁ-ん]{10,}'?"},
+        {"choices": "京都'の寺院を長い間研究している人々の数\n-大学の研究者である人々の数の統計"},
+        {"json_schema": '{"type": "string", "minLength": 30}'},
+    ],
+)
+def test_the_calls_give_the_texts_of_the_page(
+    page: Page, tmp_path: Path, chosen: dict[str, str | int]
+) -> None:
+    write(page, PROMPT, n=2, max_tokens=10, seed=5, **chosen)
+    page.click("#run")
+    page.wait(f"{IDLE} && {TEXTS}.join('').length > 19")
     expected = texts(page)
     written = {}
     for kind in ("curl", "python", "command"):

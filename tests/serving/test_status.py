@@ -129,7 +129,7 @@ def test_the_pages_settings(served: Running) -> None:
         "help": {"en": PARAMETERS["use_beam_search"].en, "ja": PARAMETERS["use_beam_search"].ja},
     }
     for name, entry in shown.items():
-        assert entry["type"] in ("integer", "number", "boolean", "strings", "json")
+        assert entry["type"] in ("integer", "number", "boolean", "strings", "text", "json")
         assert entry["help"]["en"]
         assert entry["help"]["ja"]
         default = entry["default"]

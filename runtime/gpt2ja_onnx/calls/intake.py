@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.bundle.names import MANIFEST_FILE
+from gpt2ja_onnx.constraints.compiler import Compiler
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.engine.scoring import ScoringJob
 from gpt2ja_onnx.errors import BundleError, Gpt2jaError, PromptError, SettingError
@@ -57,6 +58,7 @@ class Intake:
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._worker = worker
+        self._compiler = Compiler(tokenizer)
         known = GenerationConfig.declared()
         named = {
             name: value
@@ -79,6 +81,13 @@ class Intake:
         chosen = chosen.override(settings) if settings else chosen
         chosen.check_together()
         return chosen
+
+    async def prepare(self, config: GenerationConfig) -> None:
+        """Compile the form of a config in a thread, so that an event loop does not wait for it."""
+        if config.form is not None:
+            import asyncio
+
+            await asyncio.to_thread(self._compiler.compile, config)
 
     def items(
         self, prompts: Prompts, config: Configs, settings: Settings
@@ -158,6 +167,7 @@ class Intake:
             tokenizer=self._tokenizer if text or config.stop else None,
             stop=tuple(dict.fromkeys([*map(normalize, config.stop), *config.stop])),
             streamed=streamed and text,
+            grammar=self._compiler.compile(config),
         )
         request = Request(
             group, prompt if isinstance(prompt, str) else "", index, self._fingerprint

@@ -10,11 +10,14 @@ import click
 from gpt2ja_onnx.settings.config import GenerationConfig
 from gpt2ja_onnx.settings.kinds import (
     Callables,
+    Choices,
     EarlyStopping,
     Flag,
     LengthDecay,
     Number,
+    Schema,
     SequenceBiases,
+    Source,
     Strings,
     TokenBiases,
     TokenIds,
@@ -34,6 +37,7 @@ _GROUPS = {
     "sampling": "Sampling",
     "penalties": "Penalties",
     "tokens": "Tokens (ids)",
+    "form": "Form of the text",
     "beams": "Beam search",
     "output": "Sequences and output",
 }
@@ -160,7 +164,7 @@ def _attributes(name: str, kind: object) -> dict[str, Any] | None:
             return {"type": float}
         case EarlyStopping():
             return {"type": click.Choice(["true", "false", "never"]), "callback": _early_stopping}
-        case Strings():
+        case Strings() | Choices():
             return {"multiple": True, "metavar": "TEXT"}
         case TokenIds():
             return {"type": _Ids(), "metavar": "ID,..."}
@@ -177,6 +181,10 @@ def _attributes(name: str, kind: object) -> dict[str, Any] | None:
             return {"type": _Bias(), "multiple": True, "metavar": "ID,...=BIAS"}
         case LengthDecay():
             return {"type": (int, float), "metavar": "START FACTOR"}
+        case Source():
+            return {"metavar": "TEXT"}
+        case Schema():
+            return {"metavar": "JSON"}
         case Callables():
             return None
         case _:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gpt2ja_onnx.constraints.constraint import Constraint
     from gpt2ja_onnx.device.base import Cache
     from gpt2ja_onnx.engine.sequence import Search, Sequence
     from gpt2ja_onnx.sampling.beam_search import Move
@@ -24,6 +25,12 @@ class Batch:
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
         self.running: list[Sequence] = []
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """Those of the running sequences that have one."""
+        found = (sequence.state.constraint for sequence in self.running)
+        return [constraint for constraint in found if constraint is not None]
 
     def __len__(self) -> int:
         return len(self.running)

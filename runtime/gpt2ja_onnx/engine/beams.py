@@ -28,7 +28,7 @@ class Beams:
         self._search = BeamSearch(
             [sequence.state for sequence in self.sequences],
             group.max_length,
-            self._stops if group.stop else None,
+            self._stops if group.stop or group.grammar is not None else None,
         )
 
     def advance(self, scores: Scores) -> list[Move]:
@@ -36,7 +36,10 @@ class Beams:
         moves = self._search.advance(scores)
         if self._search.done:
             self._deliver()
-        elif self._group.stop:
+            return moves
+        if self._group.grammar is not None:
+            self._follow(moves)
+        if self._group.stop:
             texts = [sequence.text for sequence in self.sequences]
             for source, target, _ in moves:
                 text = texts[source]
@@ -47,7 +50,23 @@ class Beams:
                 sequence.text.push(int(sequence.state.history[-1]))
         return moves
 
+    def _follow(self, moves: list[Move]) -> None:
+        """Let the constraints go where the beams went."""
+        states = [sequence.state for sequence in self.sequences]
+        for source, target, _ in moves:
+            constraint = states[source].constraint
+            assert constraint is not None
+            states[target].constraint = constraint.fork()
+        for state in states:
+            assert state.constraint is not None
+            state.constraint.advance(int(state.history[-1]))
+
     def _stops(self, beam: int, token: int) -> bool:
+        constraint = self.sequences[beam].state.constraint
+        if constraint is not None:
+            constraint = constraint.fork()
+            constraint.advance(token)
+            return constraint.complete
         text = self.sequences[beam].text
         assert text is not None
         text = text.fork()

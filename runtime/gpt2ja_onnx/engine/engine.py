@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from gpt2ja_onnx.constraints.masks import Masks
 from gpt2ja_onnx.device.base import RowStore
 from gpt2ja_onnx.engine.advance import Advance
 from gpt2ja_onnx.engine.batch import Batch
@@ -63,6 +64,7 @@ class Engine:
         self._prefill = Prefill(session, self.batch, self.counters, self._prefixes)
         self._advance = Advance(self.batch)
         self._retreat = Retreat(self.batch, self.scheduler)
+        self._masks = Masks()
 
     @property
     def idle(self) -> bool:
@@ -111,7 +113,9 @@ class Engine:
         try:
             if len(self.batch):
                 tokens += len(self.batch)
-                self._advance(self.batch.running, decode(self.batch))
+                with self._masks.found_beside(self.batch.constraints):
+                    scores = decode(self.batch)
+                self._advance(self.batch.running, scores)
         except OutOfMemoryError as error:
             self._retreat.from_decoding(error)
         counters.count_step(tokens)
@@ -157,3 +161,8 @@ class Engine:
         if self.idle:
             self.batch.cache.clear()
             self.scoring.trim()
+            self._masks.close()
+
+    def close(self) -> None:
+        """End the thread that it has of its own; nothing may be running."""
+        self._masks.close()

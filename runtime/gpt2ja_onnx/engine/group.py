@@ -11,6 +11,7 @@ from gpt2ja_onnx.engine.channel import Channel
 from gpt2ja_onnx.errors import CancelledError, GenerationError, RequestTimeoutError
 
 if TYPE_CHECKING:
+    from gpt2ja_onnx.constraints.compiler import Grammar
     from gpt2ja_onnx.device.base import Ids
     from gpt2ja_onnx.engine.queue_limit import Permit
     from gpt2ja_onnx.results import Chunk, FinishReason, TokenLogprobs
@@ -41,6 +42,7 @@ class SequenceGroup:
         tokenizer: Spells the text; None where only ids are wanted and no stop string is set.
         stop: The stop strings, as the tokenizer normalises them.
         streamed: Whether somebody will read chunks.
+        grammar: The form of the texts; None where they have none.
 
     Attributes:
         seed: The seed that gives its texts again.
@@ -62,10 +64,10 @@ class SequenceGroup:
     """
 
     __slots__ = (
-        "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline", "done",
-        "ended", "eos", "error", "finished", "first_token", "max_length", "passed", "permit",
-        "prompt_ids", "reason_at_end", "running", "seed", "started", "stop", "streamed",
-        "submitted", "tokenizer", "waiting",
+        "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline",
+        "done", "ended", "eos", "error", "finished", "first_token", "grammar", "max_length",
+        "passed", "permit", "prompt_ids", "reason_at_end", "running", "seed", "started",
+        "stop", "streamed", "submitted", "tokenizer", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +80,7 @@ class SequenceGroup:
         tokenizer: Detokenizer | None,
         stop: tuple[str, ...] = (),
         streamed: bool = True,
+        grammar: Grammar | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.config = config
@@ -86,6 +89,7 @@ class SequenceGroup:
         self.tokenizer = tokenizer
         self.stop = stop
         self.streamed = streamed
+        self.grammar = grammar
         # Drawn seeds stay exact in JSON, whose numbers are doubles to many readers.
         drawn = config.seed is None
         self.seed = int.from_bytes(os.urandom(8)) >> 11 if drawn else config.seed or 0

@@ -64,6 +64,7 @@ class Sequence:
             history=self._history[:length],
             prompt_length=length,
             max_length=group.max_length,
+            constraint=None if group.grammar is None else group.grammar.start(group.eos),
         )
         self.text = None if group.tokenizer is None else TextStream(group.tokenizer, group.stop)
         self.logprobs: list[TokenLogprobs] = []
@@ -98,6 +99,11 @@ class Sequence:
         elif text is not None:
             chunk = text.push(token)
             if text.stopped:
+                reason = "stop"
+        constraint = self.state.constraint
+        if constraint is not None and reason is None:
+            constraint.advance(token)
+            if constraint.complete:
                 reason = "stop"
         if reason is None and length == group.max_length:
             reason = group.reason_at_end

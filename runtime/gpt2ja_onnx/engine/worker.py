@@ -124,6 +124,7 @@ class Worker:
         try:
             self._work()
         finally:
+            self._engine.close()
             self._ended.set()
 
     def _work(self) -> None:

@@ -52,6 +52,8 @@ def best_of_candidates(
         # As long as scores only fall, no token outside can rise above the lowest raw candidate.
         if complete or not all(processor.lowers_only for processor in active):
             return None
+        if state.constraint is not None and state.constraint.count_allowed() <= len(scores):
+            return None  # the few that may follow are looked at sooner than the candidates
         lowest = scores[-1]
         scores = scores.copy()
         process(scores, ids, state)
@@ -65,14 +67,14 @@ def best_of_candidates(
 
 def best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
     """As `best_tokens`, from all scores, shape (vocabulary,)."""
-    scores = logits.copy()
-    every = np.arange(len(scores), dtype=np.int64)
+    every = state.possible_tokens(len(logits))
+    scores = logits[every]
     process(scores, every, state)
     kept = state.kept_at_most
     if 0 < kept < len(scores):
         edge = np.partition(scores, -kept)[-kept]
-        every = np.flatnonzero(scores >= edge)
-        scores = scores[every]
+        best = np.flatnonzero(scores >= edge)
+        scores, every = scores[best], every[best]
     order = np.lexsort((every, -scores))
     return scores[order], every[order]
 

@@ -134,6 +134,9 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
             )
             if found is None:
                 few, few_ids = best_of_all(scores.logits.row(row), state)
+                if state.constraint is not None and len(few) <= best.shape[1]:
+                    found = _padded(few, few_ids, best.shape[1])
+            if found is None:
                 one = _Batch([state], 0, 0)
                 alone[row] = _finish(few[None], few_ids[None], one, uniform[row : row + 1])[0]
                 continue
@@ -152,6 +155,13 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
         rest = _Batch([batch.states[row] for row in others], 0, 0)
         alone |= zip(others, _finish(best[others], ids[others], rest, uniform[others]), strict=True)
     return [alone[row] for row in range(len(best))]
+
+
+def _padded(scores: Floats, ids: Ids, width: int) -> tuple[Floats, Ids]:
+    """A row as wide as the candidates, so that sums over it do not depend on other rows."""
+    wide, wide_ids = np.full(width, -np.inf, dtype=np.float32), np.zeros(width, dtype=np.int64)
+    wide[: len(scores)], wide_ids[: len(ids)] = scores, ids
+    return wide, wide_ids
 
 
 def _choose_alone(scores: Scores, state: SamplerState, uniform: NDArray[np.float64]) -> Choice:

@@ -10,6 +10,7 @@ import numpy as np
 from gpt2ja_onnx.sampling.processors import make_processors
 
 if TYPE_CHECKING:
+    from gpt2ja_onnx.constraints.constraint import Constraint
     from gpt2ja_onnx.device.base import Ids
     from gpt2ja_onnx.sampling.processors import Processor
     from gpt2ja_onnx.settings.config import GenerationConfig
@@ -35,6 +36,7 @@ class SamplerState:
         history: Ids of the prompt and of what was generated, shape (length,).
         prompt_length: How many of them are the prompt's.
         max_length: Tokens at which the sequence ends, those of the prompt included.
+        constraint: The form of the text, as far as it is left; None where it has none.
         processors: What changes scores by the history, in the order in which it does.
     """
 
@@ -44,6 +46,7 @@ class SamplerState:
     history: Ids
     prompt_length: int
     max_length: int
+    constraint: Constraint | None = None
     processors: list[Processor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,19 +55,32 @@ class SamplerState:
         )
 
     @property
-    def active(self) -> list[Processor]:
-        """The processors that would change any score in this step."""
-        return [processor for processor in self.processors if processor.active(self.history)]
+    def active(self) -> list[Processor | Constraint]:
+        """What would change any score in this step: processors, and last the constraint."""
+        found: list[Processor | Constraint] = [
+            processor for processor in self.processors if processor.active(self.history)
+        ]
+        if self.constraint is not None:
+            found.append(self.constraint)
+        return found
 
     @property
     def processed_tokens(self) -> tuple[int, ...] | None:
         """The only tokens whose scores any processor may lower; None for any, or if one raises."""
+        if self.constraint is not None:
+            return None
         tokens: set[int] = set()
         for processor in self.processors:
             if processor.tokens is None or not processor.lowers_only:
                 return None
             tokens.update(processor.tokens)
         return tuple(tokens)
+
+    def possible_tokens(self, vocab_size: int) -> Ids:
+        """All tokens, or the only ones that the constraint leaves, where no score rises."""
+        if self.constraint is None or not all(kind.lowers_only for kind in self.processors):
+            return np.arange(vocab_size, dtype=np.int64)
+        return self.constraint.allowed_tokens()
 
     @property
     def min_tokens_to_keep(self) -> int:

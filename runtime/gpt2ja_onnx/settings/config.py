@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Unpack, cas
 from gpt2ja_onnx.errors import SettingError, UnknownSettingError
 from gpt2ja_onnx.settings.kinds import (
     Callables,
+    Choices,
     EarlyStopping,
     Flag,
     Kind,
     LengthDecay,
     Number,
+    Schema,
     SequenceBiases,
+    Source,
     Strings,
     TokenBiases,
     TokenIds,
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.settings.kinds import LogitsProcessor
 
 _T = TypeVar("_T")
-Group = Literal["length", "sampling", "penalties", "tokens", "beams", "output"]
+Group = Literal["length", "sampling", "penalties", "tokens", "form", "beams", "output"]
 Use = Literal["all", "sampling", "beams"]
+_FORMS = ("regex", "choices", "json_schema", "grammar")
 
 
 class Declaration(NamedTuple):
@@ -268,6 +272,35 @@ class GenerationConfig:
         "全語彙のスコアを必要とする",
         group="tokens",
     )
+    regex: str | None = setting(
+        None,
+        Source(),
+        en="The whole text matches this regular expression (Rust's syntax, without look-around).",
+        ja="生成文全体がこの正規表現に一致する（Rust の構文。先読み・後読みは不可）",
+        group="form",
+    )
+    choices: tuple[str, ...] = setting(
+        (),
+        Choices(),
+        en="The text is one of these, normalised as the tokenizer normalises text.",
+        ja="生成文をこのいずれかに限る（トークナイザと同じ正規化を適用）",
+        group="form",
+    )
+    json_schema: str | None = setting(
+        None,
+        Schema(),
+        en="The text is JSON of this schema, without white space between its parts; {} takes any "
+        "JSON.",
+        ja="生成文をこの JSON スキーマに従う JSON に限る（要素間の空白なし）。{} は任意の JSON",
+        group="form",
+    )
+    grammar: str | None = setting(
+        None,
+        Source(),
+        en="The text is one of this grammar (Lark's syntax as llguidance reads it).",
+        ja="生成文をこの文法に限る（llguidance の Lark 構文）",
+        group="form",
+    )
     renormalize_logits: bool = setting(
         False,
         Flag(),
@@ -348,6 +381,7 @@ class GenerationConfig:
             self._check_beams()
         if {"min_new_tokens", "max_new_tokens"} <= self.given:
             self._check_length()
+        self._check_form()
 
     def __repr__(self) -> str:
         shown = [
@@ -374,6 +408,12 @@ class GenerationConfig:
         """The settings that were given, by name; `GenerationConfig` takes them again."""
         return {name: getattr(self, name) for name in self.declared() if name in self.given}
 
+    @property
+    def form(self) -> tuple[str, Any] | None:
+        """The setting that says what form the text has, and its value; None where none does."""
+        given = [(name, value) for name in _FORMS if (value := getattr(self, name))]
+        return given[0] if given else None
+
     def check_together(self) -> None:
         """Check settings that bound each other, when all of them have their final values.
 
@@ -382,6 +422,7 @@ class GenerationConfig:
         """
         self._check_beams()
         self._check_length()
+        self._check_form()
 
     def _check_beams(self) -> None:
         if self.num_return_sequences > self.num_beams > 1:
@@ -396,3 +437,13 @@ class GenerationConfig:
                 f"min_new_tokens ({self.min_new_tokens}) must not be above max_new_tokens "
                 f"({self.max_new_tokens})"
             )
+
+    def _check_form(self) -> None:
+        forms = [name for name in _FORMS if getattr(self, name)]
+        if len(forms) > 1:
+            raise SettingError(f"{forms[1]} and {forms[0]} exclude each other; give one of them")
+        for name in ("stop", "forced_eos_token_id"):
+            if forms and getattr(self, name):
+                raise SettingError(
+                    f"{name} and {forms[0]} exclude each other: the form says where the text ends"
+                )

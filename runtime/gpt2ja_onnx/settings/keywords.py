@@ -5,7 +5,7 @@ Made from `gpt2ja_onnx.settings.config` by `make settings`; do not edit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +40,10 @@ class Settings(TypedDict, total=False):
     bad_words_ids: Sequence[Sequence[int]]
     suppress_tokens: int | Sequence[int]
     logits_processors: Sequence[LogitsProcessor]
+    regex: str | None
+    choices: Sequence[str]
+    json_schema: Mapping[str, Any] | str | None
+    grammar: str | None
     renormalize_logits: bool
     num_beams: int
     length_penalty: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Above what any model or machine has, and still a C int: sums and arrays of it are safe.
 MOST = 2**31 - 1
 MOST_ITEMS = 100_000
+MOST_CHARACTERS = 100_000  # of a form; one of this size is compiled within a second
 LARGEST = 1e30  # of numbers without a bound of their own: fits float32, and products of it float64
 
 
@@ -141,6 +143,57 @@ class Strings:
         return values
 
 
+class Choices:
+    """Different texts, none of them empty."""
+
+    accepts = "Sequence[str]"
+
+    def check(self, name: str, value: object) -> tuple[str, ...]:
+        """See `Kind`."""
+        values = _items(value)
+        if values is None or not all(isinstance(item, str) and item.strip() for item in values):
+            raise SettingError(f"{name} must be a list of texts, not {_short(value)}")
+        if sum(map(len, values)) > MOST_CHARACTERS:
+            raise SettingError(f"{name} must have at most {MOST_CHARACTERS} characters together")
+        return values
+
+
+class Source:
+    """A text in a formal language, or None."""
+
+    accepts = "str | None"
+
+    def check(self, name: str, value: object) -> str | None:
+        """See `Kind`."""
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            raise SettingError(f"{name} must be a string that is not empty, not {_short(value)}")
+        return _bounded(name, value)
+
+
+class Schema:
+    """A JSON schema, as a mapping or as JSON text, or None; kept as JSON text."""
+
+    accepts = "Mapping[str, Any] | str | None"
+
+    def check(self, name: str, value: object) -> str | None:
+        """See `Kind`."""
+        if value is None:
+            return None
+        try:
+            schema = json.loads(value) if isinstance(value, str) else value
+            if not isinstance(schema, Mapping):
+                raise SettingError(f"{name} must be a JSON object, not {_short(value)}")
+            return _bounded(name, json.dumps(dict(schema), ensure_ascii=False))
+        except RecursionError:
+            raise SettingError(f"{name} is nested too deeply") from None
+        except (ValueError, TypeError) as error:
+            if isinstance(error, SettingError):
+                raise
+            raise SettingError(f"{name} is no JSON: {error}") from None
+
+
 class TokenIds:
     """Token ids; one may stand without a list.
 
@@ -259,6 +312,12 @@ def _items(value: object) -> tuple[Any, ...] | None:
     if isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
         return tuple(value)
     return None
+
+
+def _bounded(name: str, text: str) -> str:
+    if len(text) > MOST_CHARACTERS:
+        raise SettingError(f"{name} must have at most {MOST_CHARACTERS} characters")
+    return text
 
 
 def _ids(name: str, value: object) -> tuple[int, ...]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpt2ja_onnx.errors import SettingError
+from gpt2ja_onnx.settings import kinds as runtime_kinds
 from gpt2ja_onnx.settings.kinds import (
     LARGEST,
     MOST,
+    Choices,
     EarlyStopping,
     Flag,
     LengthDecay,
     Number,
+    Schema,
     SequenceBiases,
+    Source,
     Strings,
     TokenBiases,
     TokenIds,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 MOST_ITEMS = 1024
 MOST_STOPS = 64
 MOST_CHARACTERS = 1024  # of a string that is looked for
+_OBJECT = {"type": "object"}
 _ID = {"type": "integer", "minimum": 0}
 
 
@@ -67,6 +72,62 @@ class StreamOptions:
         if wanted is not None and not isinstance(wanted, bool):
             raise SettingError(f"{name}.include_usage must be true or false")
         return bool(wanted)
+
+
+class ResponseFormat:
+    """OpenAI's form of a text; kept as settings of the runtime."""
+
+    accepts = "dict[str, Any]"
+
+    def check(self, name: str, value: object) -> dict[str, Any]:
+        """See `gpt2ja_onnx.settings.kinds.Kind`."""
+        if not isinstance(value, dict):
+            raise SettingError(f"{name} must be an object, not {type(value).__name__}")
+        match value.get("type"):
+            case "text":
+                return {}
+            case "json_object":
+                return {"json_schema": Schema().check(name, _OBJECT)}
+            case "json_schema":
+                given = value.get("json_schema")
+                if not isinstance(given, dict) or not isinstance(given.get("schema"), dict):
+                    raise SettingError(f"{name}.json_schema.schema must be an object")
+                return {"json_schema": Schema().check(name, given["schema"])}
+            case other:
+                raise SettingError(
+                    f"{name}.type must be text, json_object or json_schema, not {other!r:.80}"
+                )
+
+
+class StructuredOutputs:
+    """vLLM's form of a text; kept as settings of the runtime."""
+
+    accepts = "dict[str, Any]"
+
+    def check(self, name: str, value: object) -> dict[str, Any]:
+        """See `gpt2ja_onnx.settings.kinds.Kind`."""
+        if not isinstance(value, dict):
+            raise SettingError(f"{name} must be an object, not {type(value).__name__}")
+        kinds: dict[str, tuple[str, Kind]] = {
+            "regex": ("regex", Source()),
+            "choice": ("choices", Choices()),
+            "json": ("json_schema", Schema()),
+            "grammar": ("grammar", Source()),
+        }
+        given = {field: item for field, item in value.items() if item is not None}
+        anything = given.pop("json_object", False)
+        if not isinstance(anything, bool):
+            raise SettingError(f"{name}.json_object must be true or false")
+        if unknown := sorted(map(str, given.keys() - kinds.keys())):
+            known = ", ".join([*kinds, "json_object"])
+            raise SettingError(f"{name} has an unknown field {unknown[0]!r:.80}; known: {known}")
+        if len(given) + anything != 1:
+            raise SettingError(f"{name} must have exactly one form")
+        if anything:
+            return {"json_schema": Schema().check(name, _OBJECT)}
+        ((field, item),) = given.items()
+        setting, kind = kinds[field]
+        return {setting: kind.check(f"{name}.{field}", item)}
 
 
 class Short:
@@ -133,6 +194,38 @@ def schema(kind: Kind) -> dict[str, Any]:
         case LengthDecay():
             pair = [_ID, {"type": "number", "exclusiveMinimum": 0}]
             return {"type": "array", "prefixItems": pair, "minItems": 2, "maxItems": 2}
+        case Source():
+            return {"type": "string", "minLength": 1, "maxLength": runtime_kinds.MOST_CHARACTERS}
+        case Choices():
+            string = {"type": "string", "minLength": 1, "pattern": r"\S"}
+            return {"type": "array", "items": string}
+        case Schema():
+            return {"anyOf": [{"type": "object"}, {"type": "string"}]}
+        case ResponseFormat():
+            return {
+                "type": "object",
+                "properties": {
+                    "type": {"enum": ["text", "json_object", "json_schema"]},
+                    "json_schema": {
+                        "type": "object",
+                        "properties": {"schema": {"type": "object"}},
+                        "required": ["schema"],
+                    },
+                },
+                "required": ["type"],
+            }
+        case StructuredOutputs():
+            return {
+                "type": "object",
+                "properties": {
+                    "regex": schema(Source()),
+                    "choice": schema(Choices()),
+                    "json": schema(Schema()),
+                    "json_object": {"type": "boolean"},
+                    "grammar": schema(Source()),
+                },
+                "additionalProperties": False,
+            }
         case EarlyStopping():
             return {"enum": [True, False, "never"]}
         case StreamOptions():

@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from gpt2ja_onnx.errors import SettingError
 from gpt2ja_onnx.settings.config import GenerationConfig
 from gpt2ja_onnx.settings.kinds import (
+    Choices,
     Flag,
     Number,
     SequenceBiases,
+    Source,
     Strings,
     TokenIds,
     TokenLists,
     Whole,
 )
-from gpt2ja_serve.api.kinds import MOST_STOPS, Prompts, Short, StreamOptions, Text
+from gpt2ja_serve.api.kinds import (
+    MOST_STOPS,
+    Prompts,
+    ResponseFormat,
+    Short,
+    StreamOptions,
+    StructuredOutputs,
+    Text,
+)
 from gpt2ja_serve.http.errors import refused
 
 if TYPE_CHECKING:
@@ -112,6 +122,18 @@ def _own() -> dict[str, Parameter]:
             "Words whose usual tokens must not occur in a row.",
             "出力を禁止する語（通常の分割でのトークン列を禁止）",
         ),
+        "response_format": Parameter(
+            ResponseFormat(),
+            None,
+            None,
+            "OpenAI's form of the text: json_object, or json_schema as with json_schema.",
+        ),
+        "structured_outputs": Parameter(
+            StructuredOutputs(),
+            None,
+            None,
+            "vLLM's form of the text: one of regex, choice, json, json_object and grammar.",
+        ),
         "add_special_tokens": Parameter(
             Flag(), None, None, "Taken for vLLM's sake; the tokenizer adds none."
         ),
@@ -199,7 +221,7 @@ def param_of(message: str) -> str | None:
     return word if word in PARAMETERS else None
 
 
-def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "strings", "json"]:
+def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "strings", "text", "json"]:
     """How the page asks for a value; lists and mappings of token ids are typed as JSON."""
     match kind:
         case Flag():
@@ -208,8 +230,10 @@ def page_type(kind: Kind) -> Literal["integer", "number", "boolean", "strings", 
             return "integer"
         case Number():
             return "number"
-        case Short(kind=Strings()):
+        case Short(kind=Strings()) | Choices():
             return "strings"
+        case Source():
+            return "text"
         case _:
             return "json"
 

@@ -41,12 +41,14 @@ async def prepare(request: CompletionRequest, model: GPT2Ja) -> list[Prepared]:
 
     Raises:
         ApiError: A prompt is empty, or longer than the context.
-        Gpt2jaError: Scoring failed.
+        Gpt2jaError: Scoring failed, or the form of the text is malformed.
     """
 
     def read() -> list[Prepared]:
         return [_read(prompt, request, model) for prompt in request.prompts]
 
+    if request.config is not None:
+        await model.aprepare(request.config)
     characters = sum(len(prompt) for prompt in request.prompts if isinstance(prompt, str))
     prepared = await asyncio.to_thread(read) if characters > LONG else read()
     context = model.manifest.shape.context

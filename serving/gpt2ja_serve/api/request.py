@@ -151,6 +151,11 @@ def _config(
         setting = PARAMETERS[name].setting
         if setting is not None:
             values[setting] = value
+    for name in ("response_format", "structured_outputs"):
+        for setting, value in given.get(name, {}).items():
+            if setting in values:
+                raise refused(f"{name} and {setting} exclude each other; give one of them", name)
+            values[setting] = value
     if values.get("top_k") == -1:
         values["top_k"] = 0
     if "temperature" in values:

@@ -53,6 +53,6 @@ function literal(value) {
   if (value === null) return "None";
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
   if (typeof value !== "object") return JSON.stringify(value);
-  const items = Object.entries(value).map(([name, item]) => `"${name}": ${literal(item)}`);
+  const items = Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${literal(item)}`);
   return `{${items.join(", ")}}`;
 }

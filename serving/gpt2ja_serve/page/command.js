@@ -16,6 +16,8 @@ const ITEMS = {
   suppress_tokens: (value) => [String(value)],
   forced_eos_token_id: (value) => [String(value)],
   stop: (value) => [value].flat(),
+  choices: (value) => value,
+  json_schema: (value) => [typeof value === "string" ? value : JSON.stringify(value)],
   top_k: (value) => [String(Math.max(0, value))],
 };
 

@@ -25,6 +25,7 @@ const WORDS = {
   sampling: { ja: "サンプリング", en: "Sampling" },
   penalties: { ja: "繰り返しの抑制", en: "Penalties" },
   tokens: { ja: "トークン", en: "Tokens" },
+  form: { ja: "文の形式", en: "Form of the text" },
   beams: { ja: "ビームサーチ", en: "Beam search" },
   output: { ja: "出力", en: "Output" },
   none: { ja: "なし", en: "none" },

@@ -4,7 +4,7 @@
 import { hint, label, say, words } from "./language.js";
 
 const BASIC = ["max_tokens", "temperature", "top_p", "top_k", "seed"];
-const GROUPS = ["length", "sampling", "penalties", "tokens", "beams", "output"];
+const GROUPS = ["length", "sampling", "penalties", "tokens", "form", "beams", "output"];
 // Set by the page itself: how many texts stands beside the button, the rest is how it asks.
 const OWN = new Set(["n", "logprobs", "echo", "stream"]);
 
@@ -105,6 +105,7 @@ export class SettingsForm {
 function fieldFor(setting) {
   if (setting.type === "boolean") return flag(setting);
   if (setting.type === "strings") return lines(setting);
+  if (setting.type === "text") return text();
   if (setting.type === "integer" || setting.type === "number") return figure(setting);
   return json();
 }
@@ -169,6 +170,21 @@ function lines(setting) {
     },
     write: (value) => {
       input.value = Array.isArray(value) ? value.join("\n") : (value ?? "");
+    },
+  };
+}
+
+/** A text that is sent as it stands: white space at its ends may be meant. */
+function text() {
+  const input = document.createElement("input");
+  input.type = "text";
+  input.autocomplete = "off";
+  input.spellcheck = false;
+  return {
+    input,
+    read: () => (input.value === "" ? undefined : input.value),
+    write: (value) => {
+      input.value = value ?? "";
     },
   };
 }

@@ -1,0 +1,179 @@
+"""What one text may still become, so that in the end it has its form."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2ja_onnx.errors import GenerationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llguidance import LLMatcher
+    from numpy.typing import NDArray
+
+    from gpt2ja_onnx.constraints.spelling import Vocabulary
+
+    Mask = NDArray[np.bool_]
+
+
+class Tokens:
+    """A vocabulary as llguidance reads it: the bytes of every token, and one more for the end.
+
+    Attributes:
+        size: Number of the vocabulary's tokens.
+        spelled: Tokens that stand for text, shape (size,).
+    """
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.size = self.eos_token_id = vocabulary.vocab_size
+        texts = [vocabulary.token_text(token) for token in range(self.size)]
+        self.spelled = np.array([bool(text) for text in texts])
+        self.special_token_ids = [*np.flatnonzero(~self.spelled).tolist(), self.size]
+        # Special tokens need names of their own.
+        self.tokens = [
+            (text.encode() if isinstance(text, str) else text) or b"<special %d>" % token
+            for token, text in enumerate([*texts, b""])
+        ]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens that a forced text is cut into; nothing is ever forced."""
+        return []
+
+
+class Constraint:
+    """The tokens that may follow a text; the last processor of its scores.
+
+    `mask_next` makes the mask of the next step and may be called in another thread, while nothing
+    else touches the constraint.
+
+    Args:
+        tokens: Of the vocabulary.
+        matcher: Knows the form and where the text stands in it.
+        eos: The end tokens of the request. They are no text: one may follow where the form is
+            complete.
+        mask: The tokens that may follow; None if they are still to be found.
+        may_end: Whether the form is complete; known with the mask.
+    """
+
+    __slots__ = ("_allowed", "_eos", "_matcher", "_tokens")
+
+    lowers_only = True
+    tokens: tuple[int, ...] | None = None
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        matcher: LLMatcher,
+        eos: tuple[int, ...],
+        mask: Mask | None,
+        may_end: bool = False,
+    ) -> None:
+        self._tokens = tokens
+        self._matcher = matcher
+        self._eos = list(eos)
+        self._allowed: Mask | None = None
+        if mask is not None:
+            self._allow(mask.copy(), may_end)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the mask of the next step is there."""
+        return self._allowed is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text has its form, and nothing can follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def advance(self, token: int) -> None:
+        """Take one more token of the text, which is no end token.
+
+        Raises:
+            GenerationError: It leads out of the form, or a limit of llguidance's was reached.
+        """
+        self._allowed = None
+        with _panics_told():
+            taken = self._matcher.consume_token(token)
+        if not taken:
+            raise self._failure()
+
+    def fork(self) -> Constraint:
+        """A copy that goes on by itself."""
+        copy = Constraint(self._tokens, self._matcher.deep_copy(), tuple(self._eos), None)
+        copy._allowed = self._allowed
+        return copy
+
+    def mask_next(self) -> None:
+        """Find the tokens that may follow.
+
+        Raises:
+            GenerationError: llguidance has panicked.
+        """
+        with _panics_told():
+            mask = mask_of(self._matcher, self._tokens)
+        self._allow(mask, self._matcher.is_accepting())
+
+    def _allow(self, mask: Mask, may_end: bool) -> None:
+        mask[self._eos] = may_end
+        self._allowed = mask
+
+    # --- as a processor: see `gpt2ja_onnx.sampling.processors.Processor` ---
+
+    def active(self, history: object) -> bool:
+        """See `Processor`."""
+        return True
+
+    def __call__(self, history: object, scores: Any, ids: Any) -> None:
+        """See `Processor`."""
+        scores[~self._mask()[ids]] = -np.inf
+
+    def allowed_tokens(self) -> NDArray[np.int64]:
+        """The tokens that may follow, end tokens among them, by rising id; at least one.
+
+        Raises:
+            GenerationError: There are none.
+        """
+        return np.flatnonzero(self._mask())
+
+    def count_allowed(self) -> int:
+        """How many tokens may follow, end tokens among them; raises as `allowed_tokens`."""
+        return int(np.count_nonzero(self._mask()))
+
+    def _mask(self) -> Mask:
+        if self._allowed is None:
+            self.mask_next()
+        assert self._allowed is not None
+        if self._matcher.is_error() or not self._allowed.any():
+            raise self._failure()
+        return self._allowed
+
+    def _failure(self) -> GenerationError:
+        reason = self._matcher.stop_reason()
+        if reason in ("LexerTooComplex", "ParserTooComplex"):
+            return GenerationError("the form is too complex to follow; simplify it")
+        return GenerationError(
+            "no token of the vocabulary can continue the text in its form; allow other text"
+        )
+
+
+@contextlib.contextmanager
+def _panics_told() -> Iterator[None]:
+    """Make panics of llguidance, which are no `Exception`, errors of the request."""
+    try:
+        yield
+    except BaseException as error:
+        raise GenerationError(f"the form failed: {error}") from error
+
+
+def mask_of(matcher: LLMatcher, tokens: Tokens) -> Mask:
+    """The tokens that may follow, end tokens not among them, shape (vocabulary,)."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    found = np.unpackbits(bits, count=tokens.size, bitorder="little").view(np.bool_)
+    mask: Mask = found & tokens.spelled
+    return mask

@@ -1,0 +1,52 @@
+"""Masks of the next step, found in a thread beside the graph's run."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from gpt2ja_onnx.errors import GenerationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gpt2ja_onnx.constraints.constraint import Constraint
+
+
+class Masks:
+    """Finds masks in one thread, which starts with the first of them.
+
+    llguidance and onnxruntime release the GIL, so neither waits for the other.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+
+    @contextlib.contextmanager
+    def found_beside(self, constraints: Iterable[Constraint]) -> Iterator[None]:
+        """Find the masks that are missing while the block runs; they are there when it ends."""
+        wanted = [constraint for constraint in constraints if not constraint.masked]
+        if not wanted:
+            yield
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpt2ja-onnx-masks")
+        found = self._thread.submit(_find, wanted)
+        try:
+            yield
+        finally:
+            found.result()
+
+    def close(self) -> None:
+        """End the thread, until a mask is wanted again."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+
+def _find(constraints: list[Constraint]) -> None:
+    for constraint in constraints:
+        # One that fails has no mask; it is looked for again, and fails, with its own request.
+        with contextlib.suppress(GenerationError):
+            constraint.mask_next()
