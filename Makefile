@@ -48,7 +48,7 @@ types: $(STAMP)  ## Check types
 	$(BIN)/mypy
 
 unit: $(STAMP) $(KERNELS)  ## Run the tests, with their coverage
-	$(PYTEST) --cov
+	$(PYTEST) --numprocesses=2 --dist=loadfile --cov
 
 doctests: $(STAMP)  ## Run the examples in the runtime's docstrings
 	$(PYTEST) --quiet --doctest-modules runtime/gpt2ja_onnx

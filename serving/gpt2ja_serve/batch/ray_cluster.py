@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import threading
 from importlib.metadata import version
@@ -210,7 +211,7 @@ class _Remote:
         with contextlib.suppress(Exception):
             ray.kill(actor)
         click.echo(
-            f"note: a worker died ({self._name}: {_last_line(error)}); its rows go to another",
+            f"note: a worker died ({self._name}{_exit_type(error)}); its rows go to another",
             err=True,
         )
 
@@ -267,6 +268,12 @@ def _ours(error: RayTaskError) -> Exception:
     if isinstance(cause, Gpt2jaError):
         return cause
     return BatchError(f"a worker failed: {type(cause).__name__}: {_last_line(cause or error)}")
+
+
+def _exit_type(error: RayError) -> str:
+    """How a worker died, where Ray knows: its texts run to a page."""
+    found = re.search(r"Worker exit type: (\w+)", str(error))
+    return f", {found[1].lower().replace('_', ' ')}" if found else ""
 
 
 def _last_line(error: BaseException) -> str:
