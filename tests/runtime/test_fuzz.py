@@ -54,6 +54,11 @@ _OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "forced_eos_token_id": st.lists(st.integers(0, 383), max_size=2) | anything,
     "eos_token_id": st.lists(st.integers(0, 383), max_size=3) | anything,
     "renormalize_logits": st.booleans() | anything,
+    "regex": st.sampled_from(["[あ-ん]{1,5}", ".*", "(", "京都|東京"]) | anything,
+    "choices": st.lists(st.text(max_size=3), max_size=3) | anything,
+    "json_schema": st.sampled_from([{"type": "integer"}, {"type": "object"}, {"type": 1}])
+    | anything,
+    "grammar": st.sampled_from(['start: "a" | "の"', "start:"]) | anything,
     "logits_processors": st.just([lambda history, scores: scores * 2]) | anything,
 }
 some_settings = st.fixed_dictionaries({}, optional=_OPTIONAL)
