@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 
 from gpt2ja_onnx.bundle import names
-from gpt2ja_onnx.bundle.demo import find_bundle
+from gpt2ja_onnx.bundle.hub import open_bundle
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.calls.intake import Intake
 from gpt2ja_onnx.calls.window import Window, aoutcome, outcome
@@ -117,7 +117,9 @@ class GPT2Ja:
         """Load a bundle.
 
         Args:
-            directory: The bundle; None or ``demo`` loads the demo model.
+            directory: The bundle; None or ``demo`` loads the demo model. A model of the hub, as
+                ``colorfulscoop/gpt2-small-ja`` or ``owner/name@revision``, is exported into the
+                user's cache when it is first asked for, which needs the extra ``export``.
             threads: Threads of one operator; None takes what this process may use.
             batch_size: Sequences that run at once, at most.
             max_memory: Bytes that the key-value cache may take, at most.
@@ -139,7 +141,7 @@ class GPT2Ja:
             ProviderError: onnxruntime cannot run it here.
             SettingError: A number is out of its range.
         """
-        path = find_bundle(directory)
+        path = open_bundle(directory, cuda=device == "cuda")
         for name, value in (
             ("batch_size", batch_size),
             ("max_memory", max_memory),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2ja_onnx.cli.inputs import Line
+    from gpt2ja_onnx.device.choice import DeviceChoice
     from gpt2ja_onnx.model import GPT2Ja
     from gpt2ja_onnx.request import Request
     from gpt2ja_onnx.results import GenerationResult
@@ -75,7 +76,7 @@ def command(
     prompts: tuple[str, ...],
     model: Path | None,
     threads: int | None,
-    device: str,
+    device: DeviceChoice,
     kernels: str,
     quiet: bool,
     source: str | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2ja_onnx.bundle.demo import find_bundle
+from gpt2ja_onnx.bundle.hub import open_bundle
 from gpt2ja_onnx.cli.outputs import to_json
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     from gpt2ja_onnx.device.choice import obstacles
     from gpt2ja_onnx.device.cpu.native import native_operators
 
-    directory = find_bundle(model)
+    directory = open_bundle(model)
     manifest = read_manifest(directory, verify_hashes=verify_hashes)
     places = obstacles(manifest)
     native = native_operators(manifest)

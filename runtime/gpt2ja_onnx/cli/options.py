@@ -122,7 +122,7 @@ def bundle_options(function: _F) -> _F:
         click.option(
             "--model",
             type=click.Path(path_type=Path),
-            help="Bundle, or 'demo'.  [default: the demo model]",
+            help="Bundle, 'demo', or a model of the hub, exported once.  [default: the demo model]",
         ),
     ):
         function = option(function)

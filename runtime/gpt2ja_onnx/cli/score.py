@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gpt2ja_onnx.device.choice import DeviceChoice
     from gpt2ja_onnx.results import Score
 
 _TEXTS_AT_ONCE = 64
@@ -40,7 +41,7 @@ def command(
     texts: tuple[str, ...],
     model: Path | None,
     threads: int | None,
-    device: str,
+    device: DeviceChoice,
     kernels: str,
     quiet: bool,
     source: str | None,

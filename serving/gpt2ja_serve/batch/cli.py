@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2ja_onnx.cli.loading import tell_of_demo
+from gpt2ja_onnx.cli.loading import tell_of_model
 from gpt2ja_onnx.cli.options import (
     GroupedCommand,
     bundle_options,
@@ -154,6 +154,7 @@ def command(
         if not quiet:
             _tell(plan, columns)
         on_ray = ray or ray_address is not None
+        tell_of_model(model, device, quiet=quiet)
         engine = EngineSettings(
             model=model,
             threads=threads or _usual_threads(workers, on_ray=on_ray),
@@ -164,9 +165,7 @@ def command(
             verify_hashes=verify_hashes,
         )
         with contextlib.closing(
-            _on_ray(engine, workers, ray_address)
-            if on_ray
-            else _in_process(engine, workers or 1, quiet=quiet)
+            _on_ray(engine, workers, ray_address) if on_ray else _in_process(engine, workers or 1)
         ) as executor:
             job_seed = directory.begin(
                 {
@@ -230,10 +229,9 @@ def _usual_threads(workers: int | None, *, on_ray: bool) -> int:
     return 1 if on_ray else max(available_threads() // (workers or 1), 1)
 
 
-def _in_process(settings: EngineSettings, workers: int, *, quiet: bool) -> Executor:
+def _in_process(settings: EngineSettings, workers: int) -> Executor:
     from gpt2ja_serve.batch.execution import Models, OneModel
 
-    tell_of_demo(settings.model, quiet=quiet)
     models = [settings.load() for _ in range(workers)]
     cores = workers * settings.threads
     if workers == 1:

@@ -14,7 +14,7 @@ import click
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from gpt2ja_onnx.bundle.demo import find_bundle
+from gpt2ja_onnx.bundle.hub import open_bundle
 from gpt2ja_onnx.errors import BatchError, Gpt2jaError
 from gpt2ja_serve.batch.actor import PACKAGE, Actor, read_bundle
 from gpt2ja_serve.batch.execution import EngineLostError, Shared
@@ -57,7 +57,8 @@ class RayCluster:
             self.cores = self._workers * settings.threads
             bundle = None
             if address is not None:
-                bundle = ray.put(read_bundle(find_bundle(settings.model)))
+                place = open_bundle(settings.model, cuda=settings.device == "cuda")
+                bundle = ray.put(read_bundle(place))
             self._start = _Start(settings, bundle)
             self._engines = [_Remote(self._start) for _ in range(self._workers)]
             self.fingerprint = self._first(processors)
