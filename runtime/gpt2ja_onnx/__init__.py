@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.results import (
         Chunk,
         GenerationResult,
+        RequestCost,
         Score,
         TokenLogprobs,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "ProviderError",
     "QueueFullError",
     "Request",
+    "RequestCost",
     "RequestTimeoutError",
     "Score",
     "SettingError",
@@ -74,6 +76,7 @@ _MODULES = {
     "ProviderError": "errors",
     "QueueFullError": "errors",
     "Request": "request",
+    "RequestCost": "results",
     "RequestTimeoutError": "errors",
     "Score": "results",
     "SettingError": "errors",
