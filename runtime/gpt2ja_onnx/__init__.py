@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         Request,
     )
     from gpt2ja_onnx.results import (
+        ChoiceResult,
         Chunk,
         GenerationResult,
+        OptionScore,
         RequestCost,
         Score,
         TokenLogprobs,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleError",
     "CancelledError",
+    "ChoiceResult",
     "Chunk",
     "ClosedError",
     "GPT2Ja",
@@ -49,6 +52,7 @@ __all__ = [
     "GenerationError",
     "GenerationResult",
     "Gpt2jaError",
+    "OptionScore",
     "PromptError",
     "ProviderError",
     "QueueFullError",
@@ -65,6 +69,7 @@ __all__ = [
 _MODULES = {
     "BundleError": "errors",
     "CancelledError": "errors",
+    "ChoiceResult": "results",
     "Chunk": "results",
     "ClosedError": "errors",
     "GPT2Ja": "model",
@@ -72,6 +77,7 @@ _MODULES = {
     "GenerationError": "errors",
     "GenerationResult": "results",
     "Gpt2jaError": "errors",
+    "OptionScore": "results",
     "PromptError": "errors",
     "ProviderError": "errors",
     "QueueFullError": "errors",

@@ -185,3 +185,45 @@ class Score:
         if self.best is None:
             del content["best"]
         return content
+
+
+@dataclass(frozen=True, slots=True)
+class OptionScore:
+    """How likely one option is behind a prompt; log-probabilities are in nats.
+
+    Attributes:
+        option: The option; the empty string when ids were given.
+        score: What options are compared by, as `normalize` says.
+        logprob: Sum of `token_logprobs`.
+        unconditional_logprob: The same behind the unconditional prompt; None without one.
+        tokens: Number of its tokens.
+        token_ids: Its tokens.
+        token_logprobs: The log-probability of each.
+    """
+
+    option: str
+    score: float
+    logprob: float
+    unconditional_logprob: float | None
+    tokens: int
+    token_ids: list[int]
+    token_logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceResult:
+    """Which of several options continues a prompt best.
+
+    Attributes:
+        prompt: The prompt as it was given; the empty string when ids were given.
+        best: Position of the option with the highest score, of equal ones the first.
+        options: One entry an option, in the order in which they were given.
+    """
+
+    prompt: str
+    best: int
+    options: list[OptionScore]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON takes them."""
+        return asdict(self)
