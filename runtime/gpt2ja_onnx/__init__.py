@@ -27,8 +27,11 @@ if TYPE_CHECKING:
         Request,
     )
     from gpt2ja_onnx.results import (
+        ChoiceResult,
         Chunk,
         GenerationResult,
+        OptionScore,
+        RequestCost,
         Score,
         TokenLogprobs,
     )
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleError",
     "CancelledError",
+    "ChoiceResult",
     "Chunk",
     "ClosedError",
     "GPT2Ja",
@@ -48,10 +52,12 @@ __all__ = [
     "GenerationError",
     "GenerationResult",
     "Gpt2jaError",
+    "OptionScore",
     "PromptError",
     "ProviderError",
     "QueueFullError",
     "Request",
+    "RequestCost",
     "RequestTimeoutError",
     "Score",
     "SettingError",
@@ -63,6 +69,7 @@ __all__ = [
 _MODULES = {
     "BundleError": "errors",
     "CancelledError": "errors",
+    "ChoiceResult": "results",
     "Chunk": "results",
     "ClosedError": "errors",
     "GPT2Ja": "model",
@@ -70,10 +77,12 @@ _MODULES = {
     "GenerationError": "errors",
     "GenerationResult": "results",
     "Gpt2jaError": "errors",
+    "OptionScore": "results",
     "PromptError": "errors",
     "ProviderError": "errors",
     "QueueFullError": "errors",
     "Request": "request",
+    "RequestCost": "results",
     "RequestTimeoutError": "errors",
     "Score": "results",
     "SettingError": "errors",

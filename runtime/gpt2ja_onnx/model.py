@@ -24,12 +24,13 @@ from gpt2ja_onnx.results import Score
 from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import Device, Manifest
+    from gpt2ja_onnx.calls.choosing import Normalize
     from gpt2ja_onnx.calls.intake import Configs, Prompt, Prompts
     from gpt2ja_onnx.calls.window import Outcome
     from gpt2ja_onnx.device.base import Session
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.device.cpu.native import KernelChoice
     from gpt2ja_onnx.engine.scoring import Best, ScoringJob
     from gpt2ja_onnx.request import Request
-    from gpt2ja_onnx.results import Chunk, EngineStatistics, GenerationResult
+    from gpt2ja_onnx.results import ChoiceResult, Chunk, EngineStatistics, GenerationResult
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.settings.keywords import Settings
 
@@ -321,6 +322,44 @@ class GPT2Ja:
             raise
         return _scores(given, job, best)
 
+    def choose(
+        self,
+        prompt: Prompt,
+        options: Sequence[Prompt],
+        *,
+        normalize: Normalize = "tokens",
+        unconditional: Prompt | None = None,
+    ) -> ChoiceResult:
+        """Say which of several continuations of a prompt is the likeliest; nothing is generated.
+
+        A longer prompt is computed once for all options. Log-probabilities are those of `score`,
+        bit for bit. White space at the prompt's end goes to the options; then prompt and option
+        are encoded together, and the tokens behind the prompt's number are the option's, as in
+        lm-evaluation-harness.
+
+        Args:
+            prompt: A text, or token ids.
+            options: Its continuations: texts, or ids if the prompt is ids.
+            normalize: What an option's score is: ``none``, its log-probability (`acc` in
+                lm-evaluation-harness); ``tokens`` or ``characters``, that per token or character
+                (the latter is `acc_norm`); ``unconditional``, less that behind another prompt.
+            unconditional: That other prompt, which says nothing of the question, as ``答え：``.
+
+        Raises:
+            PromptError: Something is empty, too long for the context, or not all texts or all
+                ids; or an option has no token of its own behind the prompt.
+            SettingError: `normalize` and `unconditional` do not fit together.
+            GenerationError: The scoring failed.
+        """
+        choosing = self._intake.submit_choice(prompt, options, normalize, unconditional, wait=True)
+        try:
+            for job in choosing.jobs:
+                job.channel.join()
+        except BaseException:
+            choosing.cancel()
+            raise
+        return choosing.result()
+
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has; prompt and continuation together fit into the context."""
         return len(self.tokenizer.encode(text))
@@ -447,6 +486,28 @@ class GPT2Ja:
             job.cancelled = True
             raise
         return _scores(given, job, best)
+
+    async def achoose(
+        self,
+        prompt: Prompt,
+        options: Sequence[Prompt],
+        *,
+        normalize: Normalize = "tokens",
+        unconditional: Prompt | None = None,
+    ) -> ChoiceResult:
+        """`choose` for asyncio, without a thread; cancelling the task cancels the scoring.
+
+        Raises:
+            QueueFullError: So much waits already that nothing more is taken.
+        """
+        choosing = self._intake.submit_choice(prompt, options, normalize, unconditional, wait=False)
+        try:
+            for job in choosing.jobs:
+                await job.channel.ajoin()
+        except BaseException:
+            choosing.cancel()
+            raise
+        return choosing.result()
 
     # --- life ---
 

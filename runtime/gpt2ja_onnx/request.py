@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from gpt2ja_onnx.results import GenerationResult, RequestTimes
+from gpt2ja_onnx.results import GenerationResult, RequestCost, RequestTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -60,6 +61,20 @@ class Request:
         """When it was queued, started, brought its first token, and ended."""
         group = self._group
         return RequestTimes(group.submitted, group.started, group.first_token, group.ended)
+
+    @property
+    def cost(self) -> RequestCost:
+        """What it has cost so far; all of it once it is done."""
+        group = self._group
+        now = time.monotonic() if group.ended is None else group.ended
+        started = now if group.started is None else group.started
+        first_token = now if group.first_token is None else group.first_token
+        return RequestCost(
+            queue_time=round(started - group.submitted, 6),
+            prefill_time=round(first_token - started, 6),
+            decode_time=round(now - first_token, 6),
+            shared_tokens=group.shared_tokens,
+        )
 
     @property
     def done(self) -> bool:
@@ -140,7 +155,7 @@ class Request:
             raise self._group.error
 
     def _results(self) -> list[GenerationResult]:
-        group = self._group
+        group, cost = self._group, self.cost
         return [
             GenerationResult(
                 prompt=self._prompt,
@@ -153,6 +168,7 @@ class Request:
                 completion_tokens=len(sequence.token_ids),
                 seed=group.seed,
                 fingerprint=self._fingerprint(),
+                cost=cost,
                 logprobs=sequence.logprobs,
             )
             for index, sequence in sorted(group.finished.items())

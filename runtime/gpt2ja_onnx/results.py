@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 FinishReason = Literal["length", "stop", "eos", "context"]
@@ -16,6 +16,24 @@ class TokenLogprobs(NamedTuple):
 
     logprob: float
     best: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCost:
+    """What a request cost. Times are wall-clock seconds, rounded to microseconds.
+
+    Attributes:
+        queue_time: Until its first sequence got a row, or until its end where none did.
+        prefill_time: From there until its first token.
+        decode_time: From there until the end of its last sequence.
+        shared_tokens: Tokens of its prompt that were not computed: a running sequence of another
+            request, or an earlier prompt, had them.
+    """
+
+    queue_time: float
+    prefill_time: float
+    decode_time: float
+    shared_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,8 @@ class GenerationResult:
         completion_tokens: Number of `token_ids`.
         seed: The seed that gives this text again.
         fingerprint: Where it is the same, a seed gives the same text: see `GPT2Ja.fingerprint`.
+        cost: What the request cost, all sequences of its prompt together; results that differ in
+            nothing else are equal.
         logprobs: One entry per token, where asked for.
     """
 
@@ -46,6 +66,7 @@ class GenerationResult:
     completion_tokens: int
     seed: int
     fingerprint: str
+    cost: RequestCost = field(compare=False)
     logprobs: list[TokenLogprobs] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,3 +185,45 @@ class Score:
         if self.best is None:
             del content["best"]
         return content
+
+
+@dataclass(frozen=True, slots=True)
+class OptionScore:
+    """How likely one option is behind a prompt; log-probabilities are in nats.
+
+    Attributes:
+        option: The option; the empty string when ids were given.
+        score: What options are compared by, as `normalize` says.
+        logprob: Sum of `token_logprobs`.
+        unconditional_logprob: The same behind the unconditional prompt; None without one.
+        tokens: Number of its tokens.
+        token_ids: Its tokens.
+        token_logprobs: The log-probability of each.
+    """
+
+    option: str
+    score: float
+    logprob: float
+    unconditional_logprob: float | None
+    tokens: int
+    token_ids: list[int]
+    token_logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceResult:
+    """Which of several options continues a prompt best.
+
+    Attributes:
+        prompt: The prompt as it was given; the empty string when ids were given.
+        best: Position of the option with the highest score, of equal ones the first.
+        options: One entry an option, in the order in which they were given.
+    """
+
+    prompt: str
+    best: int
+    options: list[OptionScore]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON takes them."""
+        return asdict(self)

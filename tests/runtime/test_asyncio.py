@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt2ja_onnx import GPT2Ja, Request
+from gpt2ja_onnx import GPT2Ja, Request, RequestCost
 from gpt2ja_onnx.errors import GenerationError, QueueFullError
+from tests.conftest import CONTEXT
 from tests.idle import calls_until_idle, wait_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from gpt2ja_onnx.settings.keywords import Settings
 
 LONG = 100  # tokens; nothing ends sooner, see `model`
 
@@ -275,6 +279,49 @@ def test_a_request_knows_its_times(model: GPT2Ja) -> None:
     assert first_token is not None
     assert ended is not None
     assert before <= submitted <= started <= first_token < ended <= time.monotonic()
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_result_says_what_its_request_cost(model: GPT2Ja, beams: int) -> None:
+    prompt = [11 + beams] * 100
+    settings: Settings = {
+        "max_new_tokens": 8,
+        "min_new_tokens": 8,
+        "num_beams": beams,
+        "num_return_sequences": 2,
+        "seed": 1,
+    }
+    for shared in (0, 96):  # three blocks are kept, and the two sequences are not counted
+        request = model.submit(prompt, streamed=False, **settings)
+        results = request.result()
+        submitted, started, first_token, ended = request.times
+        assert started is not None
+        assert first_token is not None
+        assert ended is not None
+        expected = RequestCost(
+            round(started - submitted, 6),
+            round(first_token - started, 6),
+            round(ended - first_token, 6),
+            shared,
+        )
+        assert [result.cost for result in results] == [expected] * 2
+        # Eight steps of two rows follow one prompt of 100 tokens.
+        assert expected.decode_time > expected.prefill_time / 10
+        assert results[0].to_dict()["cost"] == asdict(expected)
+
+
+def test_results_that_cost_more_are_equal(model: GPT2Ja) -> None:
+    first, second = (model.generate("朝の市場には、", seed=3) for _ in range(2))
+    assert first == second
+    assert first[0].cost != second[0].cost
+
+
+def test_a_prompt_without_room_costs_its_wait(model: GPT2Ja) -> None:
+    (result,) = model.generate([[9] * CONTEXT])
+    assert result.cost.queue_time > 0
+    assert (result.cost.prefill_time, result.cost.decode_time, result.cost.shared_tokens) == (
+        0,
+    ) * 3
 
 
 def test_statistics(model: GPT2Ja) -> None:

@@ -191,6 +191,74 @@ def test_columns_of_scores_survive_line_breaks(run: Any, bundle: Path) -> None:
     assert [row.split("\t")[3] for row in rows] == ["朝の\\n市場\\tには、", "図"]
 
 
+def test_choose(run: Any, bundle: Path) -> None:
+    arguments = (
+        "choose",
+        "朝の市場には、",
+        "--option",
+        "魚が並ぶ",
+        "--option",
+        "本\tと",
+        "--model",
+        bundle,
+    )
+    header, *rows = run(*arguments).out.splitlines()
+    assert header.split("\t") == ["score", "logprob", "tokens", "option", "prompt"]
+    columns = [row.split("\t") for row in rows]
+    assert float(columns[0][0]) >= float(columns[1][0])
+    assert {row[3] for row in columns} == {"魚が並ぶ", "本\\tと"}
+    (line,) = run(*arguments, "--format", "jsonl", "--unconditional", "夜の").lines
+    assert [option["option"] for option in line["options"]] == ["魚が並ぶ", "本\tと"]
+    for option in line["options"]:
+        assert option["score"] == option["logprob"] - option["unconditional_logprob"]
+        assert option["tokens"] == len(option["token_logprobs"])
+    scores = [option["score"] for option in line["options"]]
+    assert line["best"] == scores.index(max(scores))
+
+
+def test_choose_goes_on_behind_a_bad_line(run: Any, bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    good = {"prompt": "朝の", "options": ["市場", "本"], "id": 7, "metadata": {"a": 1}}
+    bad = [
+        ("[1]", "must be an object"),
+        ("{", "is not JSON"),
+        ('{"prompt": "朝の", "options": "市場"}', "'options' must be a list of strings"),
+        ('{"options": ["市場"]}', "'prompt' must be a string"),
+        ('{"prompt": "朝の", "options": ["市場", ""]}', "option 1: has no token"),
+        ('{"prompt": "朝の", "options": ["市場"], "seed": 1}', "unknown field 'seed'"),
+    ]
+    texts = [*(text for text, _ in bad), json.dumps(good)]
+    source.write_text("\n".join(texts), encoding="utf-8")
+    result = run("choose", "--input", source, "--format", "jsonl", "--model", bundle)
+    assert result.code == 1
+    *errors, last = result.lines
+    assert [line["line"] for line in result.lines] == [1, 2, 3, 4, 5, 6, 7]
+    for line, (_, said) in zip(errors, bad, strict=True):
+        assert said in line["error"]
+    assert (last["id"], last["metadata"], len(last["options"])) == (7, {"a": 1}, 2)
+    result = run("choose", "--input", source, "--model", bundle)
+    assert result.code == 1
+    assert len(result.out.splitlines()) == 3
+    assert result.err.count("error: line ") == 6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["朝の"],
+        ["--option", "市場"],
+        ["朝の", "--option", "市場", "--input", "-"],
+        ["--input", "-", "--option", "市場"],
+        ["朝の", "--option", "市場", "--normalize", "unconditional"],
+        ["朝の", "--option", "市場", "--normalize", "tokens", "--unconditional", "夜の"],
+    ],
+    ids=" ".join,
+)
+def test_choose_used_wrongly(run: Any, bundle: Path, arguments: list[str]) -> None:
+    result = run("choose", *arguments, "--model", bundle)
+    assert (result.code, result.out) == (2, "")
+
+
 def test_inspect(run: Any, bundles: dict[str, Path]) -> None:
     text = run("inspect", "--model", bundles["fp32"]).out
     lines = {line[:30].strip(): line[30:] for line in text.splitlines()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 PROMPT = "近年の機械学習は"
 END = {"3": 100}  # a bias for the end token
+
+
+def counts(usage: dict[str, Any]) -> dict[str, int]:
+    """What does not differ from run to run."""
+    return {name: value for name, value in usage.items() if name.endswith("_tokens")}
 
 
 def test_a_text_is_that_of_the_model(served: Running) -> None:
@@ -32,7 +38,7 @@ def test_a_text_is_that_of_the_model(served: Running) -> None:
     ]
     tokens = sum(result.completion_tokens for result in expected)
     prompt_tokens = expected[0].prompt_tokens
-    assert content["usage"] == {
+    assert counts(content["usage"]) == {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": tokens,
         "total_tokens": prompt_tokens + tokens,
@@ -182,7 +188,8 @@ def test_a_stream_joined_is_the_whole(served: Running, body: dict[str, Any]) -> 
     parts = events(served, stream_options={"include_usage": True}, **body)
     last = parts.pop()
     assert last["choices"] == []
-    assert last["usage"] == whole["usage"]
+    assert counts(last["usage"]) == counts(whole["usage"])
+    assert last["usage"].keys() == whole["usage"].keys()
     assert all(part["usage"] is None for part in parts)
     assert len({part["id"] for part in parts}) == 1
     together = joined(parts)
@@ -194,6 +201,29 @@ def test_a_stream_joined_is_the_whole(served: Running, body: dict[str, Any]) -> 
         assert part["logprobs"] == choice["logprobs"]
         if choice["logprobs"] is not None:
             assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage_says_what_it_cost(served: Running, stream: bool) -> None:
+    prompts = [[20 + stream] * 70, [30 + stream] * 70]
+    for cached in (0, 128):  # two blocks of each prompt are kept
+        body = {"prompt": prompts, "max_tokens": 4, "n": 2, "ignore_eos": True}
+        before = time.monotonic()
+        if stream:
+            usage = events(served, stream_options={"include_usage": True}, **body)[-1]["usage"]
+        else:
+            usage = served.complete(**body).json()["usage"]
+        taken = time.monotonic() - before
+        assert usage["prompt_tokens"] == 140
+        assert usage["prompt_tokens_details"] == {"cached_tokens": cached}
+        times = [usage[f"{part}_time"] for part in ("queue", "prefill", "decode")]
+        assert all(0 < part < taken for part in times)
+
+
+def test_usage_of_a_prompt_that_is_only_scored(served: Running) -> None:
+    usage = served.complete(prompt=PROMPT, echo=True, max_tokens=0).json()["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert {usage[f"{part}_time"] for part in ("queue", "prefill", "decode")} == {0}
 
 
 def test_no_usage_unless_asked_for(served: Running) -> None:

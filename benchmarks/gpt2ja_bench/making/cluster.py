@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from gpt2ja_onnx.results import GenerationResult
+from gpt2ja_onnx.results import GenerationResult, RequestCost
 from gpt2ja_onnx.settings.config import GenerationConfig
 from gpt2ja_serve.batch import ray_cluster
 from gpt2ja_serve.batch.actor import Actor, EngineSettings
@@ -30,6 +30,7 @@ _TOKENS = 32  # of a row
 _RATE = 3000  # tokens a second of a worker, ten times a core's: the driver is what is tried
 _ROWS = 2048  # a worker
 _BATCH = 32
+_COST = RequestCost(queue_time=0, prefill_time=0, decode_time=0, shared_tokens=0)
 
 
 class Sleeper(Actor):
@@ -48,7 +49,7 @@ class Sleeper(Actor):
         time.sleep(2 * len(rows) * _TOKENS / _RATE)
         ids = list(range(_TOKENS))
         return [
-            [GenerationResult("", 0, 0, "あ" * 48, ids, "length", 16, _TOKENS, 0, "asleep")]
+            [GenerationResult("", 0, 0, "あ" * 48, ids, "length", 16, _TOKENS, 0, "asleep", _COST)]
             for _ in rows
         ]
 

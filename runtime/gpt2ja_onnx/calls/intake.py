@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.bundle.names import MANIFEST_FILE
+from gpt2ja_onnx.calls.choosing import Choosing
 from gpt2ja_onnx.constraints.compiler import Compiler
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.engine.scoring import ScoringJob
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_onnx.bundle.manifest import Manifest
+    from gpt2ja_onnx.calls.choosing import Normalize
     from gpt2ja_onnx.calls.window import Window
     from gpt2ja_onnx.engine.worker import Worker
     from gpt2ja_onnx.settings.keywords import Settings
@@ -189,9 +191,28 @@ class Intake:
         given: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
         ids = [self._encode(text) for text in given]
         job = ScoringJob(ids, context, stride or context // 2, best or 0)
-        tokens = sum(map(len, job.texts))
-        self._worker.submit(job, len(given), tokens, wait=wait)
+        self._worker.submit(job, len(given), job.tokens, wait=wait)
         return given, job
+
+    def submit_choice(
+        self,
+        prompt: Prompt,
+        options: Sequence[Prompt],
+        normalize: Normalize,
+        unconditional: Prompt | None,
+        *,
+        wait: bool,
+    ) -> Choosing:
+        """Submit options to score behind a prompt."""
+        context = self._manifest.shape.context
+        choosing = Choosing(self._encode, context, prompt, options, normalize, unconditional)
+        try:
+            for job in choosing.jobs:
+                self._worker.submit(job, len(job.texts), job.tokens, wait=wait)
+        except BaseException:
+            choosing.cancel()
+            raise
+        return choosing
 
     def _encode(self, text: Prompt) -> list[int]:
         if isinstance(text, str):

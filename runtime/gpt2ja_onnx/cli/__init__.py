@@ -28,6 +28,7 @@ class _Entry(NamedTuple):
 _COMMANDS = {
     "generate": _Entry("gpt2ja_onnx.cli.generate", "cpu", "Continue prompts."),
     "score": _Entry("gpt2ja_onnx.cli.score", "cpu", "Log-probability and perplexity of texts."),
+    "choose": _Entry("gpt2ja_onnx.cli.choose", "cpu", "Say which continuation is the likeliest."),
     "serve": _Entry("gpt2ja_serve.cli", "serve", "Serve a bundle over HTTP, with a page."),
     "batch": _Entry(
         "gpt2ja_serve.batch.cli", "batch", "Run a resumable job over files of prompts."

@@ -100,6 +100,11 @@ def to_json(value: dict[str, Any]) -> str:
     return json.dumps(_clean(value), ensure_ascii=False)
 
 
+def escaped(text: str) -> str:
+    """Text for one column: tabs and line breaks are spelled out."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
 def chosen_format(format_: str | None, output: str) -> str:
     """The format asked for, or the one that the output's name says."""
     if format_ is not None:

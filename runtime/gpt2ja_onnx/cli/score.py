@@ -9,7 +9,14 @@ import click
 from gpt2ja_onnx.cli.inputs import count_lines, read_lines
 from gpt2ja_onnx.cli.loading import load
 from gpt2ja_onnx.cli.options import bundle_options
-from gpt2ja_onnx.cli.outputs import check_output, chosen_format, open_output, progress, to_json
+from gpt2ja_onnx.cli.outputs import (
+    check_output,
+    chosen_format,
+    escaped,
+    open_output,
+    progress,
+    to_json,
+)
 from gpt2ja_onnx.errors import PromptError
 
 if TYPE_CHECKING:
@@ -102,5 +109,4 @@ def _batches(texts: Iterator[str], size: int) -> Iterator[tuple[list[str], Promp
 
 def _columns(score: Score) -> str:
     figure = "-" if score.perplexity is None else f"{score.perplexity:.2f}"
-    text = score.text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
-    return f"{figure}\t{score.logprob:.4f}\t{score.tokens}\t{text}"
+    return f"{figure}\t{score.logprob:.4f}\t{score.tokens}\t{escaped(score.text)}"

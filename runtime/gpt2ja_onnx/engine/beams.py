@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from gpt2ja_onnx.engine.sequence import Sequence
@@ -34,6 +35,8 @@ class Beams:
     def advance(self, scores: Scores) -> list[Move]:
         """Take one step as `BeamSearch.advance` does; hand out the best texts at the end."""
         moves = self._search.advance(scores)
+        if self._group.first_token is None:  # chosen long before a text is handed out
+            self._group.first_token = time.monotonic()
         if self._search.done:
             self._deliver()
             return moves

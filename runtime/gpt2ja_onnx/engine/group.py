@@ -61,13 +61,14 @@ class SequenceGroup:
         started: When its first unit got rows.
         first_token: When its first token was generated.
         ended: When it was done.
+        shared_tokens: Tokens of the prompt that were not computed for its first token.
     """
 
     __slots__ = (
         "__weakref__", "arrival", "cancelled", "channel", "config", "context", "deadline",
         "done", "ended", "eos", "error", "finished", "first_token", "grammar", "max_length",
-        "passed", "permit", "prompt_ids", "reason_at_end", "running", "seed", "started",
-        "stop", "streamed", "submitted", "tokenizer", "waiting",
+        "passed", "permit", "prompt_ids", "reason_at_end", "running", "seed", "shared_tokens",
+        "started", "stop", "streamed", "submitted", "tokenizer", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,7 @@ class SequenceGroup:
         self.started: float | None = None
         self.first_token: float | None = None
         self.ended: float | None = None
+        self.shared_tokens = 0
         self.deadline = None if config.timeout is None else self.submitted + config.timeout
         self.channel: Channel[Chunk] = Channel()
         self.finished: dict[int, Finished] = {}

@@ -122,6 +122,9 @@ class Prefill:
             shared = prefix.length if prefix else 0
             kept = self._kept(running[row]) if shared < running[row].length else 0
             self._counters.count_prompt(running[row].length, max(shared, kept))
+            group = running[row].group
+            if group.first_token is None and shared < running[row].length:
+                group.shared_tokens = max(shared, kept)
             if not shared and not kept:
                 fresh.append(row)
                 continue

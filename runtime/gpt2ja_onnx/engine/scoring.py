@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpt2ja_onnx.engine.channel import Channel
+from gpt2ja_onnx.engine.prefill import pieces
 from gpt2ja_onnx.errors import CancelledError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Tokens a call: bounds the memory of the logits, 4 bytes × vocabulary each.
 _CALL_TOKENS = 256
+# Tokens that a job computes behind its prefix until others get a turn and it is computed again.
+_TURN_TOKENS = 4096
 
 
 class _Window(NamedTuple):
@@ -57,6 +60,8 @@ class ScoringJob:
             that every token has one before it.
         best: How many of the likeliest tokens to keep at every position; at most the number of
             candidates.
+        prefix: Tokens that all texts begin with, which are computed once and not scored: none, or
+            at least two, so that texts fit into the context and two more follow in each.
 
     Attributes:
         logprobs: For each text, the log-probability of each token, float64 of shape (length,);
@@ -69,9 +74,16 @@ class ScoringJob:
     """
 
     def __init__(
-        self, texts: Sequence[Sequence[int]], context: int, stride: int, best: int = 0
+        self,
+        texts: Sequence[Sequence[int]],
+        context: int,
+        stride: int,
+        best: int = 0,
+        *,
+        prefix: int = 0,
     ) -> None:
         self.texts = texts
+        self.prefix = prefix
         self.logprobs = [np.zeros(len(ids)) for ids in texts]
         self.best = [Best.empty(len(ids), best) for ids in texts]
         self.channel: Channel[None] = Channel()
@@ -86,17 +98,30 @@ class ScoringJob:
         self._windows.sort(key=lambda window: window.start - window.stop)  # the longest first
 
     @property
+    def tokens(self) -> int:
+        """Tokens to compute, those of the prefix once."""
+        return self.prefix + sum(len(ids) - self.prefix for ids in self.texts)
+
+    @property
     def done(self) -> bool:
         """Whether all texts are scored, or the job has failed."""
         return self.channel.closed
 
     def next_windows(self) -> list[_Window]:
-        """Windows for one call: a long one alone, or several; none at the end."""
+        """Windows for one turn: those behind a prefix, or of one call; none at the end.
+
+        A call has several, or a long one alone.
+        """
         group: list[_Window] = []
+        behind = 0
         while self._windows:
             window = self._windows[-1]
             longest = window.stop - window.start
-            if group and longest * (len(group) + 1) > _CALL_TOKENS:
+            behind += longest - self.prefix
+            full = (
+                behind > _TURN_TOKENS if self.prefix else longest * (len(group) + 1) > _CALL_TOKENS
+            )
+            if group and full:
                 break
             group.append(self._windows.pop())
         return group
@@ -154,7 +179,7 @@ class Scoring:
             if not group:
                 job.finish()
                 return
-            self._calls = self._score(group, job)
+            self._calls = (self._score_behind if job.prefix else self._score)(group, job)
         if next(self._calls, "ended") == "ended":
             self._calls = None
 
@@ -183,38 +208,70 @@ class Scoring:
         width = longest if len(group) > 1 else _CALL_TOKENS
         for start in range(0, longest, width):
             stop = min(start + width, longest)
-            plan = self._run(ids, start, stop, lengths)
-            # The scores at position i predict the token at i + 1.
-            positions = np.arange(start + 1, min(stop, longest - 1) + 1)
-            logits = plan.all_logits()[:, : len(positions)]
-            chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
-            totals = plan.log_normalisers()[:, : len(positions)]
-            logprobs = chosen - totals
-            for row, window in enumerate(group):
-                fresh = positions[
-                    (positions >= window.fresh - window.start) & (positions < lengths[row])
-                ]
-                if not len(fresh):
-                    continue
-                found, places = fresh - positions[0], window.start + fresh
-                job.logprobs[window.text][places] = logprobs[row, found]
-                best = job.best[window.text]
-                if count := best.ids.shape[1]:
-                    scores, tokens = plan.all_candidates()
-                    best.logprobs[places] = scores[row, found, :count] - totals[row, found, None]
-                    best.ids[places] = tokens[row, found, :count]
+            self._take(self._run(ids, start, stop, lengths), ids, start, group, job)
             yield
 
+    def _score_behind(self, group: list[_Window], job: ScoringJob) -> Iterator[None]:
+        """Score every window behind the prefix, which stays in the row; a step for each call."""
+        self._cache.reserve(1, max(window.stop for window in group), 0)
+        prefix = np.array([job.texts[group[0].text][: job.prefix]], dtype=np.int64)
+        length = np.array([job.prefix])
+        for start, stop in pieces(0, job.prefix, _CALL_TOKENS):
+            self._run(prefix, start, stop, length, scored=False)
+            yield
+        for window in group:
+            ids = np.array([job.texts[window.text]], dtype=np.int64)
+            length = np.array([window.stop])
+            for start, stop in pieces(job.prefix, window.stop, _CALL_TOKENS):
+                self._take(self._run(ids, start, stop, length), ids, start, [window], job)
+                yield
+
     def _run(
-        self, ids: NDArray[np.int64], start: int, stop: int, lengths: NDArray[np.int64]
+        self,
+        ids: NDArray[np.int64],
+        start: int,
+        stop: int,
+        lengths: NDArray[np.int64],
+        *,
+        scored: bool = True,
     ) -> Plan:
-        plan = self._cache.plan(0, len(ids), stop - start, stop - start)
+        positions = stop - start if scored else 1
+        plan = self._cache.plan(0, len(ids), stop - start, positions)
         plan.input_ids[:] = ids[:, start:stop]
         plan.position_ids[:] = np.arange(start, stop)
-        plan.logit_positions[:] = np.arange(stop - start)
+        plan.logit_positions[:] = np.arange(positions)
         plan.lengths[:] = np.minimum(lengths, stop)
         plan.run()
         return plan
+
+    def _take(
+        self,
+        plan: Plan,
+        ids: NDArray[np.int64],
+        start: int,
+        group: list[_Window],
+        job: ScoringJob,
+    ) -> None:
+        """Keep what a call from `start` on says of the fresh tokens of every window."""
+        # The scores at position i predict the token at i + 1.
+        stop = min(start + plan.input_ids.shape[1], ids.shape[1] - 1)
+        positions = np.arange(start + 1, stop + 1)
+        logits = plan.all_logits()[:, : len(positions)]
+        chosen = np.take_along_axis(logits, ids[:, positions][..., None], axis=2)[..., 0]
+        totals = plan.log_normalisers()[:, : len(positions)]
+        logprobs = chosen - totals
+        for row, window in enumerate(group):
+            length = window.stop - window.start
+            fresh = positions[(positions >= window.fresh - window.start) & (positions < length)]
+            if not len(fresh):
+                continue
+            found, places = fresh - positions[0], window.start + fresh
+            job.logprobs[window.text][places] = logprobs[row, found]
+            best = job.best[window.text]
+            if count := best.ids.shape[1]:
+                scores, tokens = plan.all_candidates()
+                best.logprobs[places] = scores[row, found, :count] - totals[row, found, None]
+                best.ids[places] = tokens[row, found, :count]
 
 
 def _windows(text: int, length: int, context: int, stride: int) -> Iterator[_Window]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.results import FinishReason
+    from collections.abc import Sequence
+
+    from gpt2ja_onnx.results import FinishReason, RequestCost
 
 Reason = Literal["stop", "length"]
 REASONS: dict[FinishReason, Reason] = {
@@ -63,12 +65,49 @@ class Choice(msgspec.Struct):
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """What became of a request's prompts.
+
+    Attributes:
+        cached_tokens: Tokens that were not computed: an earlier prompt, or one that runs, had them.
+    """
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct):
-    """Tokens of a request."""
+    """What a request cost; times are seconds, of several prompts the longest.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompts.
+        completion_tokens: Tokens that were generated.
+        total_tokens: Both.
+        prompt_tokens_details: How many were cached.
+        queue_time: Until a prompt's first row.
+        prefill_time: From there until its first token.
+        decode_time: From there until its end.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    queue_time: float
+    prefill_time: float
+    decode_time: float
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int, costs: Sequence[RequestCost]) -> Usage:
+        """Usage of prompts that have ended; `costs` has one item each, none if only scored."""
+        return cls(
+            prompt_tokens,
+            completion_tokens,
+            prompt_tokens + completion_tokens,
+            PromptTokensDetails(sum(cost.shared_tokens for cost in costs)),
+            max((cost.queue_time for cost in costs), default=0.0),
+            max((cost.prefill_time for cost in costs), default=0.0),
+            max((cost.decode_time for cost in costs), default=0.0),
+        )
 
 
 class Completion(msgspec.Struct, kw_only=True):
@@ -81,7 +120,7 @@ class Completion(msgspec.Struct, kw_only=True):
         model: The model's name.
         system_fingerprint: Within which a seed gives the same text.
         choices: The texts; as JSON where they were encoded one by one.
-        usage: Tokens; of a stream in the last event alone.
+        usage: What it cost; of a stream in the last event alone.
     """
 
     id: str

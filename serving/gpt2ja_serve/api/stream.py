@@ -103,7 +103,7 @@ class Stream:
         if self._request.include_usage:
             read = sum(len(prompt.ids) for prompt in self._prompts)
             self._event.choices = []
-            self._event.usage = Usage(read, self._tokens, read + self._tokens)
+            self._event.usage = Usage.of(read, self._tokens, [handle.cost for handle in handles])
             last = b"data: %b\n\n" % _encode(self._event)
         await self._send({"type": "http.response.body", "body": last + _DONE})
 

@@ -77,7 +77,7 @@ class Whole:
             model=self._service.settings.name,
             system_fingerprint=self._service.fingerprint,
             choices=[],
-            usage=Usage(read, tokens, read + tokens),
+            usage=Usage.of(read, tokens, [handle.cost for handle in handles]),
         )
         before, after = _encode(completion).split(b'"choices":[]', 1)
         before, after = before + b'"choices":[', b"]" + after
