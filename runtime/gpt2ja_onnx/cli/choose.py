@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gpt2ja_onnx.calls.choosing import Normalize
     from gpt2ja_onnx.cli.inputs import Line
+    from gpt2ja_onnx.device.choice import DeviceChoice
     from gpt2ja_onnx.results import ChoiceResult
 
 _HEADER = "score\tlogprob\ttokens\toption\tprompt"
@@ -75,7 +76,7 @@ def command(
     options: tuple[str, ...],
     model: Path | None,
     threads: int | None,
-    device: str,
+    device: DeviceChoice,
     kernels: str,
     quiet: bool,
     source: str | None,
