@@ -34,7 +34,7 @@ ROWS = [{"prompt": f"第{i}の寺は、", "id": f"r{i}", "page": i} for i in ran
 def batch(bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Batch:
     """Run a job in this process; exit code, and what it said."""
 
-    def run(*arguments: object, output: Path | None = None) -> tuple[int, str]:
+    def run(*arguments: object, output: Path | str | None = None) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
             main([
                 "batch", *map(str, arguments), "--model", str(bundles["int8"]),
@@ -172,9 +172,56 @@ def test_inputs_of_other_file_systems_and_in_zst(batch: Batch, tmp_path: Path) -
         assert read(tmp_path / name) == read(tmp_path / "a")
     for url, error in (
         ("memory://nothing", "error: memory://nothing: there is no such file"),
+        (
+            "memory://data/*.gz",
+            "error: memory://data/*.gz: there is no such file; name the directory: a URL is no "
+            "pattern",
+        ),
         ("nowhere://x", "error: nowhere://x: cannot be opened: Protocol not known: nowhere"),
     ):
         assert one_error(batch(url, output=tmp_path / "none")[1]) == error
+
+
+def test_files_are_taken_once_each(batch: Batch, tmp_path: Path) -> None:
+    plain = tmp_path / "prompts"
+    plain.write_text("京都の\n", encoding="utf-8")
+    with fsspec.open(f"memory://{plain}", "wb") as file:
+        file.write("東京の\n".encode())
+    (tmp_path / "x").mkdir()
+    above = tmp_path / "x" / ".." / "prompts"
+    code, said = batch(plain, above, f"memory://{plain}", "--seed", 1)
+    assert code == 0, said
+    assert [row["prompt"] for row in read(tmp_path / "out")] == ["京都の", "東京の"]
+
+
+def test_results_may_go_to_an_object_store(batch: Batch, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+    options = (source, "--seed", 1, "--part-rows", 10)
+    assert batch(*options, output=tmp_path / "a")[0] == 0
+    expected = contents(tmp_path / "a")
+    store = fsspec.filesystem("memory")
+
+    def stored() -> dict[str, bytes]:
+        return {path.rpartition("/")[2]: store.cat(path) for path in store.glob("/bucket/b/part-*")}
+
+    url = "memory://bucket/b"
+    assert batch(*options, output=url)[0] == 0
+    assert stored() == expected
+    assert "holds a job already" in one_error(batch(*options, output=url)[1])
+    assert "seed is 2, was 1" in one_error(batch(source, "--seed", 2, "--resume", output=url)[1])
+    # One part lost, one damaged: both are made again, and nothing else.
+    store.rm("/bucket/b/part-00000-of-00003.jsonl")
+    store.pipe("/bucket/b/part-00002-of-00003.jsonl", b"damaged")
+    code, said = batch(*options, "--resume", output=url)
+    assert code == 0
+    assert "20 rows (10 more were done before)" in said
+    assert stored() == expected
+    store.pipe("/bucket/c/else", b"x")
+    assert "holds 'else'" in one_error(batch(*options, output="memory://bucket/c")[1])
+    assert "Protocol not known" in one_error(batch(*options, output="nowhere://x")[1])
+    uri = (tmp_path / "d").as_uri()
+    assert batch(*options, output=uri)[0] == 0
+    assert contents(tmp_path / "d") == expected
 
 
 def test_scores(batch: Batch, bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -234,7 +281,12 @@ def test_what_may_not_be_meant_is_told(batch: Batch, tmp_path: Path) -> None:
     ("name", "content", "options", "words"),
     [
         ("in.parquet", b"PAR1 and no more", (), "cannot be read as Parquet"),
-        ("in.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 999)[:-9], (), "cannot be read"),
+        (
+            "in.jsonl.gz",
+            gzip.compress(b'{"prompt": "a"}\n' * 999, mtime=0)[:-9],
+            (),
+            "cannot be read",
+        ),
         ("in.txt", b"\n", (), "the inputs have no rows"),
         ("in.txt", b"a\n", ("--column", "temprature=t"), "has no 'temprature'"),
         ("in.csv", None, (), "there is no such file"),

@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.errors import BatchError, BundleError
+from gpt2ja_serve.batch import ray_cluster
 from gpt2ja_serve.batch.actor import Actor, EngineSettings, read_bundle
 from gpt2ja_serve.batch.worker import BatchWorker
 from tests.serving.running import wait_for
@@ -183,6 +184,21 @@ def test_other_versions_and_broken_bundles_are_refused(bundle: Path, tmp_path: P
     moved = replace(settings, model=tmp_path / "not-here")
     fingerprint, _ = Actor().load(moved, version("gpt2ja-onnx"), read_bundle(bundle))
     assert fingerprint.startswith(read_manifest(bundle).digest)
+
+
+def test_a_missing_bundle_is_named(cluster: Cluster, source: Path, tmp_path: Path) -> None:
+    command = Command(tmp_path / "no-bundle", source, tmp_path / "out", *on(cluster))
+    code, said = command.end()
+    assert code == 1
+    assert said == f"error: {tmp_path / 'no-bundle'}: cannot be read: No such file or directory\n"
+
+
+def test_workers_that_die_while_they_load_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EngineSettings(None, 1, 8, None, "cpu", "auto", verify_hashes=False)
+    engine = ray_cluster._Remote(ray_cluster._Start(settings))
+    monkeypatch.setattr(engine, "_made", lambda: None)
+    with pytest.raises(BatchError, match="4 workers died while they loaded the model"):
+        engine.revive()
 
 
 class DiesOnce(BatchWorker):

@@ -50,7 +50,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 
 @click.command("batch", cls=GroupedCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="A directory.")
+@click.option("--output", required=True, metavar="DIRECTORY|URL", help="Where results go.")
 @click.option(
     "--job",
     "kind",
@@ -109,7 +109,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @partial(setting_options, without=("seed",))
 def command(
     inputs: tuple[str, ...],
-    output: Path,
+    output: str,
     kind: JobKind,
     seed: int | None,
     resume: bool,
@@ -147,7 +147,7 @@ def command(
     config = _config(kind, given_settings(settings))
     columns = Columns(kind, _mapped(mapped))
     sources = find_sources(inputs)
-    check_apart(output, [*inputs, *(source.path for source in sources)])
+    check_apart(Path(output), [*inputs, *(source.path for source in sources)])
     format_ = format_ or _usual_format(sources)
     with JobDirectory(output, *shard) as directory:
         plan = make_plan(sources, columns)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOCAL = "local"
 _REACHED = 5.0  # seconds in which a cluster must answer
+_MOST_STARTS = 4  # of an engine, one after another, that die before they are ready
 _PATIENCE = 30.0  # seconds without a worker after which the wait is told
 
 
@@ -49,17 +50,17 @@ class RayCluster:
     def __init__(
         self, settings: EngineSettings, *, workers: int | None = None, address: str | None = None
     ) -> None:
-        self._owner = _connect(address)
+        self._engines: list[_Remote] = []
+        self._start = _Start(settings)
         self._shared = Shared([], 4 * settings.batch_size)
+        self._owner = _connect(address)
         try:
             processors = int(_processors())
             self._workers = workers or max(processors // settings.threads, 1)
             self.cores = self._workers * settings.threads
-            bundle = None
             if address is not None:
                 place = open_bundle(settings.model, cuda=settings.device == "cuda")
-                bundle = ray.put(read_bundle(place))
-            self._start = _Start(settings, bundle)
+                self._start.bundle = ray.put(read_bundle(place))
             self._engines = [_Remote(self._start) for _ in range(self._workers)]
             self.fingerprint = self._first(processors)
         except BaseException:
@@ -118,9 +119,9 @@ class RayCluster:
 class _Start:
     """What all workers start with, and must agree on."""
 
-    def __init__(self, settings: EngineSettings, bundle: Any) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
-        self.bundle = bundle
+        self.bundle: Any = None  # in Ray's object store; None where it is read at its path
         self.fingerprint: str | None = None
         self.problem: Exception | None = None
         self.closed = False
@@ -168,8 +169,15 @@ class _Remote:
     def revive(self) -> None:
         """See `Engine`."""
         with self._lock:
-            while self._actor is None and not self._start.closed:
+            for _ in range(_MOST_STARTS):
+                if self._actor is not None or self._start.closed:
+                    return
                 self._actor = self._made()
+        if self._actor is None:
+            raise BatchError(
+                f"{_MOST_STARTS} workers died while they loaded the model; see Ray's logs, and the "
+                "memory of the machines"
+            )
 
     def kill(self) -> None:
         """End it."""
@@ -200,6 +208,8 @@ class _Remote:
                     f"{version(PACKAGE)} on every machine: {_last_line(error)}"
                 ) from error
             return None
+        except RayError as error:
+            raise BatchError(f"a worker cannot be started: {_last_line(error)}") from error
         self._start.agree(fingerprint)
         self._name = f"process {process}"
         return actor

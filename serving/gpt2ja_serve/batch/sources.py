@@ -77,18 +77,16 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
         PromptError: There is no such file, or a directory or pattern gives none.
         MissingExtraError: A URL needs packages that are not installed.
     """
-    found: dict[str, Source] = {}
+    found: dict[tuple[str, str], Source] = {}
     for given in inputs:
-        for source in _remote(given) if "://" in given else _local(given):
-            found.setdefault(source.path, source)
+        scheme = given.partition("://")[0] if "://" in given else ""
+        for source in _remote(given) if scheme else _local(given):
+            found.setdefault((scheme, source.path), source)
     return list(found.values())
 
 
 def _local(given: str) -> list[Source]:
-    return [
-        _source(str(path), None, str(path.resolve())) or _as_text(str(path), None, str(path))
-        for path in _paths(given)
-    ]
+    return [_source(str(path), None, str(path.resolve())) for path in _paths(given)]
 
 
 def _paths(given: str) -> list[Path]:
@@ -112,7 +110,7 @@ def _remote(given: str) -> list[Source]:
     """The files of a URL."""
     fs = _pyarrow("URLs").fs
     try:
-        filesystem, path = _filesystem(given)
+        filesystem, path = filesystem_of(given)
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
             root = info.path.rstrip("/")
@@ -120,18 +118,17 @@ def _remote(given: str) -> list[Source]:
             files = (item.path[len(root) + 1 :] for item in below if item.is_file)
             return [
                 _source(f"{given.rstrip('/')}/{name}", filesystem, f"{root}/{name}")
-                or _as_text(f"{given}/{name}", filesystem, f"{root}/{name}")
                 for name in _data_files(given, files)
             ]
     except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PromptError(f"{given}: cannot be opened: {reason}") from error
+        raise PromptError(f"{given}: cannot be opened: {reason_of(error)}") from error
     if info.type == fs.FileType.NotFound:
-        raise PromptError(f"{given}: there is no such file")
-    return [_source(given, filesystem, path) or _as_text(given, filesystem, path)]
+        advice = "; name the directory: a URL is no pattern" if "*" in given else ""
+        raise PromptError(f"{given}: there is no such file{advice}")
+    return [_source(given, filesystem, path)]
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str) -> tuple[Any, str]:
     """Pyarrow's file system of a URL, or fsspec's; and the path there."""
     pa = _pyarrow("URLs")
     try:
@@ -141,6 +138,13 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
         filesystem, path = fsspec.core.url_to_fs(url)
         return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path
+
+
+def reason_of(error: Exception) -> str:
+    """What a file system says, in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _data_files(given: str, names: Iterable[str]) -> list[str]:
@@ -162,14 +166,14 @@ def _data_files(given: str, names: Iterable[str]) -> list[str]:
     return found
 
 
-def _source(name: str, filesystem: Any, path: str) -> Source | None:
-    kind = _kind(name)
-    return None if kind is None else Source(name, *kind, filesystem, path)
-
-
-def _as_text(name: str, filesystem: Any, path: str) -> Source:
-    compression = _COMPRESSIONS.get(PurePosixPath(name).suffix.lower(), "")
-    return Source(name, "text", compression, filesystem, path)
+def _source(name: str, filesystem: Any, path: str) -> Source:
+    """A file; text where its name does not say otherwise."""
+    as_text: tuple[Format, Compression] = (
+        "text",
+        _COMPRESSIONS.get(PurePosixPath(name).suffix.lower(), ""),
+    )
+    format_, compression = _kind(name) or as_text
+    return Source(name, format_, compression, filesystem, path)
 
 
 def _kind(name: str) -> tuple[Format, Compression] | None:
