@@ -8,8 +8,8 @@ GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 GPU_RESULTS ?= build/gpu-check
 GPU_WHEELS ?=
-# ray, batch and serve have nothing that a GPU changes.
-GPU_EXTRAS := gpu,export,bench,dev
+# All extras, since pytest imports every test module to find those that need a GPU.
+GPU_EXTRAS ?= gpu,export,train,bench,serve,batch,ray,constrain,dev
 # With a directory of wheels, the system's torch is used, and what it pins itself.
 GPU_UNPINNED := $(if $(GPU_WHEELS),^(torch|sympy|mpmath|networkx|fsspec|filelock)==,^$$)
 # One step: ten minutes at most, its output in a log and its exit status kept.
