@@ -21,8 +21,9 @@ from pip._vendor.packaging.version import Version
 ROOT = Path(__file__).parents[1]
 DISK_GB = 20
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# What only an editable build asks for, by hatchling's hook.
-BUILD = ["hatchling>=1.27", "editables~=0.3"]
+# What only building asks for: hatchling's hook, and that of the native operators.
+ZIG = "ziglang>=0.15; sys_platform == 'linux' and platform_machine == 'x86_64'"
+BUILD = ["hatchling>=1.27", "editables~=0.3", ZIG]
 
 
 def main() -> None:
@@ -71,6 +72,7 @@ def missing_wheels(extras: list[str], folder: Path, pins: dict[str, Version]) ->
     optional = project["optional-dependencies"]
     waiting = [Requirement(text) for text in [*project["dependencies"], *BUILD]]
     waiting += [Requirement(text) for extra in extras for text in optional[extra]]
+    waiting = [need for need in waiting if need.marker is None or need.marker.evaluate()]
     seen: set[tuple[str, frozenset[str]]] = set()
     missing: set[str] = set()
     while waiting:
