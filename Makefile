@@ -98,7 +98,9 @@ gpu-missing:  ## Say all that gpu-check would miss here, before anything is inst
 gpu-install: $(GPU_STAMP)  ## Make the environment of gpu-check
 
 gpu-tests: $(GPU_STAMP)  ## Run the tests that need a GPU
-	$(call gpu_step,tests,$(GPU_VENV)/bin/python -m pytest -m gpu \
+	$(call gpu_step,tests,$(GPU_VENV)/bin/python -c \
+		"from gpt2ja_onnx.device.choice import cuda_problem as p; exit(p())" \
+		&& $(GPU_VENV)/bin/python -m pytest -m gpu \
 		--junitxml=$(GPU_RESULTS)/tests.xml)
 
 gpu-exports: $(GPU_STAMP)  ## Run the tests of exports beside a GPU
