@@ -6,6 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
+GPU_RESULTS ?= build/gpu-check
+GPU_WHEELS ?=
+# All extras, since pytest imports every test module to find those that need a GPU.
+GPU_EXTRAS ?= gpu,export,train,bench,serve,batch,ray,constrain,dev
+# With a directory of wheels, the system's torch is used, and what it pins itself.
+GPU_UNPINNED := $(if $(GPU_WHEELS),^(torch|sympy|mpmath|networkx|fsspec|filelock)==,^$$)
+# One step: ten minutes at most, its output in a log and its exit status kept.
+gpu_step = @mkdir -p $(GPU_RESULTS); timeout 600 sh -c '$(strip $(2))' \
+	> $(GPU_RESULTS)/$(1).log 2>&1; status=$$?; tail -n 15 $(GPU_RESULTS)/$(1).log; exit $$status
 KERNELS := kernels/gpt2ja_kernels/_kernels.so
 # As a module, so that plugins in tests/ can be named with -p.
 PYTEST := $(BIN)/python -m pytest
@@ -18,7 +27,7 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 .DEFAULT_GOAL := help
 .PHONY: help kernels demo test quick lint format types unit doctests docs settings wheel gpu-check \
-	readme-figures export-table generation-settings llama-server cluster-simulation clean
+	gpu-missing gpu-install gpu-tests gpu-exports gpu-benchmark readme-figures export-table generation-settings llama-server cluster-simulation clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
@@ -73,17 +82,42 @@ wheel: $(STAMP)  ## Build both wheels, and try each in an empty environment
 	done
 	$(BIN)/python tests/check_manylinux.py build/wheel
 
-# Every test that needs a GPU, and the benchmark's report of it. The two builds of onnxruntime
-# exclude each other, so this has an environment of its own.
-gpu-check: $(GPU_STAMP)  ## Run the tests and the benchmark that need an NVIDIA GPU
-	$(GPU_VENV)/bin/python -c 'from gpt2ja_onnx.device.choice import cuda_problem as p; exit(p())'
-	$(GPU_VENV)/bin/pytest -m gpu
-	$(GPU_VENV)/bin/gpt2ja-onnx bench --device cuda --output benchmarks/results/cuda
+# Every test that needs a GPU, and the benchmark's report of it, in steps of ten minutes at most
+# whose logs and results stay in GPU_RESULTS. The two builds of onnxruntime exclude each other, so
+# this has an environment of its own. Without a network, from a directory of wheels:
+# make gpu-check GPU_WHEELS=DIRECTORY; torch is then the system's, which the pins do not bind.
+gpu-check: gpu-install  ## Run the tests and the benchmark that need an NVIDIA GPU
+	$(MAKE) --keep-going gpu-tests gpu-exports gpu-benchmark
+
+gpu-missing:  ## Say all that gpu-check would miss here, before anything is installed
+	@mkdir -p $(GPU_RESULTS)
+	@grep -viE '$(GPU_UNPINNED)' constraints.txt > $(GPU_RESULTS)/constraints.txt
+	@$(PYTHON) tests/check_gpu.py --extras $(GPU_EXTRAS) \
+		--constraints $(GPU_RESULTS)/constraints.txt $(addprefix --wheels ,$(GPU_WHEELS))
+
+gpu-install: $(GPU_STAMP)  ## Make the environment of gpu-check
+
+gpu-tests: $(GPU_STAMP)  ## Run the tests that need a GPU
+	$(call gpu_step,tests,$(GPU_VENV)/bin/python -c \
+		"from gpt2ja_onnx.device.choice import cuda_problem as p; exit(p())" \
+		&& $(GPU_VENV)/bin/python -m pytest -m gpu \
+		--junitxml=$(GPU_RESULTS)/tests.xml)
+
+gpu-exports: $(GPU_STAMP)  ## Run the tests of exports beside a GPU
+	$(call gpu_step,exports,$(GPU_VENV)/bin/python -m pytest tests/export \
+		--junitxml=$(GPU_RESULTS)/exports.xml)
+
+gpu-benchmark: $(GPU_STAMP)  ## Run the benchmark on a GPU
+	$(call gpu_step,benchmark,$(GPU_VENV)/bin/gpt2ja-onnx bench --device cuda \
+		--output $(GPU_RESULTS)/benchmark)
 
 $(GPU_STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_VENV)/bin/pip install --quiet --constraint constraints.txt \
-		--editable ".[gpu,export,train,bench,serve,batch,ray,constrain,dev]"
+	mkdir -p $(GPU_RESULTS)
+	grep -viE '$(GPU_UNPINNED)' constraints.txt > $(GPU_RESULTS)/constraints.txt
+	$(PYTHON) -m venv $(if $(GPU_WHEELS),--system-site-packages) $(GPU_VENV)
+	$(call gpu_step,install,$(if $(GPU_WHEELS),PIP_NO_INDEX=1 PIP_FIND_LINKS=$(abspath \
+		$(GPU_WHEELS))) $(GPU_VENV)/bin/pip install \
+		--constraint $(GPU_RESULTS)/constraints.txt --editable ".[$(GPU_EXTRAS)]")
 	touch $@
 
 # The speed table and picture of both READMEs, from benchmarks/results/report.json.
