@@ -283,7 +283,7 @@ def test_what_may_not_be_meant_is_told(batch: Batch, tmp_path: Path) -> None:
         ("in.parquet", b"PAR1 and no more", (), "cannot be read as Parquet"),
         (
             "in.jsonl.gz",
-            gzip.compress(b'{"prompt": "a"}\n' * 999, mtime=0)[:-9],
+            gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-9],
             (),
             "cannot be read",
         ),

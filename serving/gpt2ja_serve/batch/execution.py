@@ -131,6 +131,7 @@ class Shared:
         self._chunk_rows = chunk_rows
         self._free: queue.SimpleQueue[Engine | Exception] = queue.SimpleQueue()
         self._count = 0
+        self._threads: ThreadPoolExecutor | None = None
         for engine in engines:
             self.add(engine)
 
@@ -155,7 +156,7 @@ class Shared:
             chunk, future = pending.popleft()
             return zip(chunk, future.result(), strict=True)
 
-        threads = ThreadPoolExecutor(_AT_ONCE * most, "batch")
+        threads = self._threads = ThreadPoolExecutor(_AT_ONCE * most, "batch")
         try:
             iterator = iter(rows)
             while chunk := list(islice(iterator, self._chunk_rows)):
@@ -167,6 +168,12 @@ class Shared:
         finally:
             self.fail(BatchError("the job has ended"))  # to threads that wait for an engine
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Wait for the threads, whose engines have ended."""
+        self.fail(BatchError("the job has ended"))
+        if self._threads is not None:
+            self._threads.shutdown()
 
     def _compute(self, kind: JobKind, chunk: list[Row]) -> list[Found]:
         for _ in range(_MOST_LOST):

@@ -81,7 +81,8 @@ class RayCluster:
         """See `Executor`."""
         self._start.closed = True
         for engine in self._engines:
-            engine.kill()
+            engine.end()
+        self._shared.close()
         if self._owner:
             ray.shutdown()
 
@@ -148,6 +149,7 @@ class _Remote:
     def __init__(self, start: _Start) -> None:
         self._start = start
         self._actor: Any = None
+        self._starting: Any = None
         self._name = ""
         self._lock = threading.Lock()
 
@@ -179,12 +181,14 @@ class _Remote:
                 "memory of the machines"
             )
 
-    def kill(self) -> None:
-        """End it."""
-        actor, self._actor = self._actor, None
-        if actor is not None:
-            with contextlib.suppress(Exception):
-                ray.kill(actor)
+    def end(self) -> None:
+        """End it; a thread that uses Ray while it shuts down would end this process."""
+        for actor in (self._actor, self._starting):
+            if actor is not None:
+                with contextlib.suppress(Exception):
+                    ray.kill(actor)
+        with self._lock:  # until nothing is started any more
+            self._actor = None
 
     def _made(self) -> Any:
         """A new actor; None if it died before it was ready."""
@@ -195,6 +199,10 @@ class _Remote:
             .options(num_cpus=settings.threads, max_concurrency=2, max_restarts=0)
             .remote()
         )
+        self._starting = actor
+        if self._start.closed:  # in between
+            ray.kill(actor)
+            return None
         try:
             fingerprint, process = ray.get(
                 actor.load.remote(settings, version(PACKAGE), self._start.bundle)
