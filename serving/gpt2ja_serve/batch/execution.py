@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -27,6 +28,7 @@ _AT_ONCE = 2
 _AHEAD = 4
 # Engines that one chunk may lose; it is likelier the chunk's fault than theirs then.
 _MOST_LOST = 4
+_OTHERS_FIRST = 60.0  # seconds in which others may take such a chunk: one machine may be broken
 
 
 class Executor(Protocol):
@@ -176,15 +178,14 @@ class Shared:
             self._threads.shutdown()
 
     def _compute(self, kind: JobKind, chunk: list[Row]) -> list[Found]:
+        lost: set[Engine] = set()
         for _ in range(_MOST_LOST):
-            engine = self._free.get()
-            if isinstance(engine, Exception):
-                self._free.put(engine)  # for the other threads
-                raise engine
+            engine = self._take(lost)
             try:
                 found = engine.run(kind, chunk)
             except EngineLostError:
                 self.retries += 1
+                lost.add(engine)
                 threading.Thread(target=self._revive, args=(engine,), daemon=True).start()
                 continue
             self._free.put(engine)
@@ -193,6 +194,19 @@ class Shared:
             f"rows {chunk[0].position} to {chunk[-1].position}: {_MOST_LOST} workers died with "
             "them; see their logs, and the memory of their machines"
         )
+
+    def _take(self, lost: set[Engine]) -> Engine:
+        """An engine that is free: one that was lost with these rows only after a while."""
+        until = time.monotonic() + _OTHERS_FIRST
+        while True:
+            engine = self._free.get()
+            if isinstance(engine, Exception):
+                self._free.put(engine)  # for the other threads
+                raise engine
+            if engine not in lost or len(lost) == self._count or time.monotonic() > until:
+                return engine
+            self._free.put(engine)
+            time.sleep(0.05)
 
     def _revive(self, engine: Engine) -> None:
         try:
