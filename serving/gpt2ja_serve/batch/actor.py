@@ -41,6 +41,11 @@ class EngineSettings:
     kernels: KernelChoice
     verify_hashes: bool
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that one of several engines is given at once: four batches."""
+        return 4 * self.batch_size
+
     def load(self) -> GPT2Ja:
         """Load the model; see `GPT2Ja.load`."""
         return GPT2Ja.load(

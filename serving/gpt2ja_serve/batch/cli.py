@@ -236,7 +236,7 @@ def _in_process(settings: EngineSettings, workers: int) -> Executor:
     cores = workers * settings.threads
     if workers == 1:
         return OneModel(models[0], cores)
-    return Models(models, cores, 4 * settings.batch_size)
+    return Models(models, cores, settings.chunk_rows)
 
 
 def _on_ray(settings: EngineSettings, workers: int | None, address: str | None) -> Executor:

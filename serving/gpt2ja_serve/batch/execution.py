@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -93,7 +92,7 @@ class OneModel:
 
     def close(self) -> None:
         """See `Executor`."""
-        self._model.close()
+        self._model.close(cancel=True)
 
 
 class Models:
@@ -108,13 +107,12 @@ class Models:
 
     def outcomes(self, kind: JobKind, rows: Iterable[Row]) -> Generator[tuple[Row, Found]]:
         """See `Executor`."""
-        with contextlib.closing(self._shared.outcomes(kind, rows)) as found:
-            yield from found
+        return self._shared.outcomes(kind, rows)
 
     def close(self) -> None:
         """See `Executor`."""
         for model in self._models:
-            model.close()
+            model.close(cancel=True)
 
 
 class Shared:

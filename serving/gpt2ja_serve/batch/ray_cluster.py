@@ -52,7 +52,7 @@ class RayCluster:
     ) -> None:
         self._engines: list[_Remote] = []
         self._start = _Start(settings)
-        self._shared = Shared([], 4 * settings.batch_size)
+        self._shared = Shared([], settings.chunk_rows)
         self._owner = _connect(address)
         try:
             processors = int(_processors())
@@ -74,8 +74,7 @@ class RayCluster:
 
     def outcomes(self, kind: JobKind, rows: Iterable[Row]) -> Generator[tuple[Row, Found]]:
         """See `Executor`."""
-        with contextlib.closing(self._shared.outcomes(kind, rows, self._workers)) as found:
-            yield from found
+        return self._shared.outcomes(kind, rows, self._workers)
 
     def close(self) -> None:
         """See `Executor`."""
@@ -236,6 +235,7 @@ class _Remote:
 
 
 def _processors() -> float:
+    # Ray gives it no types.
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found.get("CPU", 0)
 
