@@ -27,7 +27,8 @@ NOT_QUICK := $(addprefix --deselect=tests/runtime/test_engine.py::test_, \
 
 .DEFAULT_GOAL := help
 .PHONY: help kernels demo test quick lint format types unit doctests docs settings wheel gpu-check \
-	gpu-missing gpu-install gpu-tests gpu-exports gpu-benchmark readme-figures export-table generation-settings llama-server cluster-simulation clean
+	gpu-missing gpu-install gpu-tests gpu-exports gpu-benchmark readme-figures export-table \
+	generation-settings llama-server cluster-simulation clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*##  *(.*)/\1|\2/p' Makefile | \
@@ -137,6 +138,10 @@ generation-settings: $(STAMP)  ## Measure how generated text degenerates under s
 llama-server: $(STAMP)  ## Build llama.cpp's HTTP server for the benchmark
 	$(BIN)/python -m gpt2ja_bench.making.llama_server
 
+# Scheduling alone, with workers that sleep in place of computing.
+cluster-simulation: $(STAMP)  ## Measure what a Ray cluster of many workers costs
+	$(BIN)/python -m gpt2ja_bench.making.cluster
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[cpu,export,train,bench,serve,batch,ray,constrain,dev]"
@@ -144,10 +149,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(KERNELS): $(wildcard kernels/src/*.[ch]) kernels/hatch_build.py | $(STAMP)
 	$(BIN)/python kernels/hatch_build.py
-
-# Scheduling alone, with workers that sleep in place of computing.
-cluster-simulation: $(STAMP)  ## Measure what a Ray cluster of many workers costs
-	$(BIN)/python -m gpt2ja_bench.making.cluster
 
 clean:  ## Remove environments and build outputs
 	rm -rf $(VENV) $(GPU_VENV) $(KERNELS) build dist

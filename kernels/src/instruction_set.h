@@ -14,5 +14,5 @@
         .name = set, .group = GROUP, .panel = PANEL, .pack = pack, .quantize = quantize,     \
         .multiply = multiply, .pack4 = pack4, .quantize4 = quantize4,                        \
         .multiply4 = multiply4, .store = store_cache, .attend = attend, .embed = embed,      \
-        .best = best, .sum_exponentials = sum_exponentials, .draw_nucleus = draw_nucleus,        \
+        .best = best, .sum_exponentials = sum_exponentials, .draw_nucleus = draw_nucleus,    \
     }

@@ -1,4 +1,5 @@
-/* Draws a token of a row from its nucleus (top-p: Holtzman et al., 2020; min-p: Nguyen et al., 2024).
+/* Draws a token of a row from its nucleus (top-p: Holtzman et al., 2020; min-p: Nguyen et al.,
+ * 2024).
  *
  *   w(i)  = exp((score(i) - largest) / temperature)
  *   order: falling score, equal ones by falling index
@@ -6,9 +7,9 @@
  *         1 - Σ_before w / Σ w, is at most `limit`
  *   drawn: the first whose sum of w reaches uniform × Σ_kept w
  *
- * Only scores that could be kept or drawn are looked at twice: all below limit × Σ w / size together
- * weigh too little. Their weights are added up in bins of 1/128 of a logarithm, and nothing is sorted
- * but the bins around the cut and around the drawn score.
+ * Only scores that could be kept or drawn are looked at twice: all below limit × Σ w / size
+ * together weigh too little. Their weights are added up in bins of 1/128 of a logarithm, and
+ * nothing is sorted but the bins around the cut and around the drawn score.
  *
  * A decision that hangs on less than MARGIN of the sum is left to the caller: the order in which
  * floats are added must not choose a token.
@@ -69,7 +70,7 @@ static int members_of(const Upper *upper, int bin, Member *members) {
 }
 
 /* The largest score divided by the temperature, and the sum of all weights; NaN if one is not a
- * number or +∞. */
+ * number or +∞. One piece of code for this and sum_exponentials makes that a fifth slower. */
 static double sum_weights(const float *scores, int size, float temperature, float *largest) {
     f32x16 most = splat(-3.4e38f), broken = {0};
     for (int i = 0; i < size; i += 16) {

@@ -63,7 +63,7 @@ def _rows(count: int) -> Iterator[Row]:
 
 def main() -> None:
     """Print the rows a second of ever more workers, and their share of what sleeping allows."""
-    ray_cluster.Actor = Sleeper  # type: ignore[attr-defined]
+    ray_cluster.Actor = Sleeper  # type: ignore[attr-defined]  # put in place of its import
     ray.init(num_cpus=max(_WORKERS), include_dashboard=False, log_to_driver=False)
     settings = EngineSettings(Path(), 1, _BATCH, None, "cpu", "auto", verify_hashes=False)
     print("| workers | rows/s | of the possible, % | driver's processor, ms a row |")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2ja_onnx.bundle.demo import FULL_MODEL, FULL_REVISION, find_bundle
+from gpt2ja_onnx.bundle.names import MANIFEST_FILE
 from gpt2ja_onnx.errors import BundleError, MissingExtraError
 from gpt2ja_onnx.log import info
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 # Of the hub: an owner and a name, neither of which begins with a dot.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
-_MANIFEST = "bundle.json"
 
 
 def hub_place(model: str | Path | None, *, cuda: bool = False) -> Path | None:
@@ -49,9 +49,9 @@ def open_bundle(model: str | Path | None, *, cuda: bool = False) -> Path:
     place = hub_place(model, cuda=cuda)
     if place is None:
         return find_bundle(model)
-    if not (place / _MANIFEST).exists():
+    if not (place / MANIFEST_FILE).exists():
         with _locked(place):
-            if not (place / _MANIFEST).exists():
+            if not (place / MANIFEST_FILE).exists():
                 _export(str(model), place, cuda=cuda)
     return place
 

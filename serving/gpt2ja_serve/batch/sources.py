@@ -134,7 +134,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     try:
         return tuple(pa.fs.FileSystem.from_uri(url))
     except pa.ArrowInvalid:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         filesystem, path = fsspec.core.url_to_fs(url)
         return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path
@@ -153,7 +153,7 @@ def _data_files(given: str, names: Iterable[str]) -> list[str]:
         (
             name
             for name in names
-            if _kind(name) is not None
+            if _kind(name)[0] is not None
             and not any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
         ),
         key=lambda name: PurePosixPath(name).parts,
@@ -168,21 +168,16 @@ def _data_files(given: str, names: Iterable[str]) -> list[str]:
 
 def _source(name: str, filesystem: Any, path: str) -> Source:
     """A file; text where its name does not say otherwise."""
-    as_text: tuple[Format, Compression] = (
-        "text",
-        _COMPRESSIONS.get(PurePosixPath(name).suffix.lower(), ""),
-    )
-    format_, compression = _kind(name) or as_text
-    return Source(name, format_, compression, filesystem, path)
+    format_, compression = _kind(name)
+    return Source(name, format_ or "text", compression, filesystem, path)
 
 
-def _kind(name: str) -> tuple[Format, Compression] | None:
+def _kind(name: str) -> tuple[Format | None, Compression]:
+    """What a name says of a file: its format, if it is one to read, and its compression."""
     path = PurePosixPath(name)
     compression = _COMPRESSIONS.get(path.suffix.lower(), "")
     format_ = _FORMATS.get((PurePosixPath(path.stem) if compression else path).suffix.lower())
-    if format_ is None or (compression and format_ == "parquet"):
-        return None
-    return format_, compression
+    return None if compression and format_ == "parquet" else format_, compression
 
 
 def _pyarrow(what: str) -> Any:
