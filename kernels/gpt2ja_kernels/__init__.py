@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,8 @@ def load_kernels() -> Kernels | str:
 def _load(path: Path) -> Kernels | str:
     if not path.is_file():
         return "this installation has no native operators"
+    if not _is_whole(path):
+        return f"the native operators cannot be loaded: {path} is cut off; install them again"
     try:
         library = ctypes.CDLL(str(path))
         version = library.gpt2ja_version
@@ -139,3 +142,18 @@ def _load(path: Path) -> Kernels | str:
     library.gpt2ja_calls.restype = library.gpt2ja_bytes.restype = ctypes.c_uint64
     library.gpt2ja_multiply_rate.restype = ctypes.c_double
     return Kernels(path, library, name.decode("ascii"))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the file reaches as far as its ELF header says: one that was cut off kills.
+
+    The section headers, which linkers write last, begin at byte 40 of the header's fields and are
+    as many and as long as bytes 58 to 61 say ("Executable and Linkable Format", 64 bits).
+    """
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64:
+        return True  # the loader refuses what is no library
+    (start,) = struct.unpack_from("<Q", header, 40)
+    size, count = struct.unpack_from("<HH", header, 58)
+    return library.stat().st_size >= int(start) + int(size) * int(count)

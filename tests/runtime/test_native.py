@@ -180,12 +180,19 @@ def without_avx2(path: Path) -> Path:
     return compiled(path, version + SET.format("(void *)0") + SIZES)
 
 
+def cut_off(path: Path) -> Path:
+    library = Path(gpt2ja_kernels.__file__).with_name("_kernels.so").read_bytes()
+    path.write_bytes(library[: len(library) // 2])
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (missing, "this installation has no native operators"),
         (garbage, "the native operators cannot be loaded: "),
         (empty, "the native operators cannot be loaded: "),
+        (cut_off, "the native operators cannot be loaded: "),
         (newer, "the native operators are of version {}, not {}; install them again"),
         (without_avx2, "the processor has neither AVX-512 VNNI nor AVX2"),
     ],
