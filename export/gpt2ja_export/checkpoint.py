@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sentencepiece
-
 from gpt2ja_export.quiet import quiet
+from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.manifest import Source, hash_file
 from gpt2ja_onnx.errors import CheckpointError, HubError
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILES = ("spiece.model", "tokenizer_config.json", "special_tokens_map.json")
+_INDEX = ".index.json"  # beside weights that are cut into several files
+TOKENIZER_FILES = (
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _OTHER_FILES = ("config.json", "generation_config.json", "README.md")
 _OPTIONAL_JSON = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 # Switches of GPT2Config that change the attention's formula; the fused graph has the usual one.
@@ -89,15 +95,10 @@ def open_checkpoint(location: str, revision: str | None = None) -> Checkpoint:
     for name in _OPTIONAL_JSON:
         if (path / name).is_file():
             _read_json(path / name)
-    weights = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
-    if weights is None:
-        raise CheckpointError(f"{path}: has neither {' nor '.join(WEIGHT_FILES)}")
-    _check_tokenizer(path, config["vocab_size"])
-    try:
-        weights_hash = hash_file(weights)
-    except OSError as error:
-        raise CheckpointError(f"{weights}: cannot be read: {error.strerror}") from error
-    source = Source(repository, revision, weights_hash, _read_licence(path))
+    weights = _weight_files(path)
+    if not (path / names.TOKENIZER_FILE).is_file():
+        raise CheckpointError(f"{path}: has no {names.TOKENIZER_FILE}")
+    source = Source(repository, revision, _hash_weights(weights), _read_licence(path))
     return Checkpoint(path, source, config)
 
 
@@ -105,11 +106,18 @@ def _download(repository: str, revision: str | None) -> tuple[Path, str]:
     """The repository's snapshot in the hub's local cache, downloaded if the hub answers."""
     from huggingface_hub import HfApi, snapshot_download
 
-    weights: tuple[str, ...] = WEIGHT_FILES
+    weights = [pattern for name in WEIGHT_FILES for pattern in _patterns(name)]
     problem: Exception | None = None
     try:
-        names = HfApi().list_repo_files(repository, revision=revision)
-        weights = tuple(name for name in WEIGHT_FILES if name in names)[:1]
+        found = HfApi().list_repo_files(repository, revision=revision)
+        weights = next(
+            (
+                _patterns(name)
+                for name in WEIGHT_FILES
+                if name in found or f"{name}{_INDEX}" in found
+            ),
+            [],
+        )
     except Exception as error:  # the cache may still have it
         problem = error
     try:
@@ -122,6 +130,12 @@ def _download(repository: str, revision: str | None) -> tuple[Path, str]:
     except Exception as error:
         raise HubError(f"{repository}: {_hub_reason(problem or error)}") from error
     return Path(path), Path(path).name  # the cache names a snapshot by its commit
+
+
+def _patterns(name: str) -> list[str]:
+    """What the files of weights are called, whole or in parts."""
+    stem, _, ending = name.partition(".")
+    return [name, f"{name}{_INDEX}", f"{stem}-*-of-*.{ending}"]
 
 
 def _hub_reason(error: Exception) -> str:
@@ -171,19 +185,28 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_tokenizer(path: Path, vocab_size: int) -> None:
-    file = path / "spiece.model"
-    if not file.is_file():
-        raise CheckpointError(f"{path}: has no spiece.model")
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{file}: is not a sentencepiece model") from error
-    if processor.get_piece_size() != vocab_size:
-        raise CheckpointError(
-            f"{path}: the tokenizer has {processor.get_piece_size()} pieces, the model "
-            f"{vocab_size}; they do not belong together"
-        )
+def _weight_files(path: Path) -> list[Path]:
+    """The file of the weights, or those that an index names, in the order of their names."""
+    for name in WEIGHT_FILES:
+        if (path / name).is_file():
+            return [path / name]
+        if (path / f"{name}{_INDEX}").is_file():
+            parts = _read_json(path / f"{name}{_INDEX}").get("weight_map")
+            if not isinstance(parts, dict) or not all(type(p) is str for p in parts.values()):
+                raise CheckpointError(f"{path / name}{_INDEX}: has no weight_map of file names")
+            return [path / part for part in sorted(set(parts.values()))]
+    raise CheckpointError(f"{path}: has neither {' nor '.join(WEIGHT_FILES)}, whole or in parts")
+
+
+def _hash_weights(files: list[Path]) -> str:
+    """SHA-256 of a file; of several, over theirs."""
+    sums = []
+    for file in files:
+        try:
+            sums.append(hash_file(file))
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _read_licence(path: Path) -> str | None:

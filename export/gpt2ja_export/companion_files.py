@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from gpt2ja_export.checkpoint import TOKENIZER_FILES
+from gpt2ja_export.tokenizer_rules import tokenizer_class
 from gpt2ja_onnx.errors import CheckpointError, SettingError
 from gpt2ja_onnx.settings.config import GenerationConfig
 from gpt2ja_onnx.settings.token_ids import check_ids
@@ -37,7 +38,7 @@ def write_tokenizer(checkpoint: Checkpoint, directory: Path) -> dict[str, int]:
     named = json.loads(tokenizer_config.read_bytes()) if tokenizer_config.is_file() else {}
     if "tokenizer_class" not in named:
         # AutoTokenizer would have to guess.
-        named["tokenizer_class"] = "BertGenerationTokenizer"
+        named["tokenizer_class"] = tokenizer_class(checkpoint.path)
         text = json.dumps(named, ensure_ascii=False, indent=2)
         tokenizer_config.write_text(text + "\n", encoding="utf-8")
     special = _special_ids(checkpoint)

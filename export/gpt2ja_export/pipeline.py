@@ -15,6 +15,7 @@ from gpt2ja_export.companion_files import write_generation_config, write_tokeniz
 from gpt2ja_export.limits import check
 from gpt2ja_export.optimum_export import export_plain
 from gpt2ja_export.quantize_cache import cache_ranges, quantize_cache
+from gpt2ja_export.tokenizer_rules import load_tokenizer
 from gpt2ja_export.verify import Verification, as_dict, verify
 from gpt2ja_export.weight_sizes import weights_by_part
 from gpt2ja_onnx.bundle import names
@@ -33,7 +34,6 @@ from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.threads import available_threads
 from gpt2ja_onnx.errors import ExportError
 from gpt2ja_onnx.files import Product, atomic_directory, check_apart, check_output_directory
-from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
     from gpt2ja_onnx.device.cpu.native import KernelChoice
+    from gpt2ja_onnx.text.tokenizer import Tokenizer
 
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
 _TOOLS = (
@@ -165,8 +166,8 @@ def export_bundle(
             f"the fused attention takes heads of a multiple of {_HEAD_GRAIN}, not of "
             f"{shape.head_size}; --graph portable takes any"
         )
+    tokenizer = load_tokenizer(checkpoint, text)
     model = checkpoint.load_model()
-    tokenizer = Tokenizer(checkpoint.path / names.TOKENIZER_FILE)
     calibration_ids = _encode(tokenizer, calibration)
     if not calibration_ids:
         raise ExportError(f"{settings.calibration_text}: the calibration text has no tokens")
@@ -189,6 +190,7 @@ def export_bundle(
             device=settings.device,
             shape=shape,
             special_ids=special,
+            tokenizer=tokenizer.rules,
             generation_defaults=write_generation_config(model, checkpoint, directory),
             source=checkpoint.source,
             fusions=fusions,

@@ -159,7 +159,11 @@ class GPT2Ja:
                 f"{path}: is a {manifest.graph} bundle for other tools; the runtime runs fused ones"
             )
         # Packing the weights and reading the pieces are most of what a start takes.
-        tokenizer_loaded = started(lambda: Tokenizer(path / names.TOKENIZER_FILE))
+        tokenizer_loaded = started(
+            lambda: Tokenizer(
+                path / names.TOKENIZER_FILE, manifest.tokenizer, manifest.shape.vocab_size
+            )
+        )
         try:
             chosen, session = open_session(
                 path,
@@ -171,9 +175,9 @@ class GPT2Ja:
             )
         finally:
             tokenizer = tokenizer_loaded()
-        if tokenizer.vocab_size != manifest.shape.vocab_size:
+        if tokenizer.pieces > manifest.shape.vocab_size:
             raise BundleError(
-                f"{path}: the tokenizer has {tokenizer.vocab_size} pieces, the manifest says "
+                f"{path}: the tokenizer has {tokenizer.pieces} pieces, the model a vocabulary of "
                 f"{manifest.shape.vocab_size}"
             )
         return cls(

@@ -111,11 +111,12 @@ def test_a_file_that_is_not_what_it_should_be(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"vocab_size": 1000}, "the tokenizer has 384 pieces, the model 1000"),
+        ({"vocab_size": 300}, "the tokenizer has 384 tokens, the model 300"),
         ({"n_head": 5}, "n_embd 64 is not a multiple of n_head 5"),
         ({"n_layer": "two"}, "config.json has no usable n_layer"),
         ({"activation_function": "relu"}, "has activation 'relu', expected 'gelu_new'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+        ({"vocab_size": 1000}, "the weights cannot be read"),
         ({"n_positions": 64}, "the weights cannot be read"),
     ],
 )

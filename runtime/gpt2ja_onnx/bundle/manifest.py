@@ -36,7 +36,8 @@ _MOST = 2**31 - 1  # what onnxruntime takes lengths in
 _MOST_LAYERS = 10_000
 _DEEPEST = 16  # of free-form values: a message of one much deeper could not be made
 _MOST_BYTES = 2**63 - 1
-_KINDS: dict[Any, str] = {int: "a whole number", str: "a string"}
+_KINDS: dict[Any, str] = {int: "a whole number", str: "a string", bool: "true or false"}
+_LATER = {"tokenizer"}  # what bundles made before lack; its default is what they mean
 _hints = functools.cache(get_type_hints)
 
 
@@ -61,6 +62,29 @@ class ModelShape:
     def cache_itemsize(self) -> int:
         """Bytes of one number in the cache."""
         return {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.cache_dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerRules:
+    """What a checkpoint's tokenizer does beyond its sentencepiece model, in transformers' terms.
+
+    Attributes:
+        remove_space: White space at both ends is dropped, and runs of it become one space.
+        replace_quotes: Two backquotes, or two apostrophes, become a double quote.
+        keep_accents: Marks stay on their letters; else text is decomposed and they are dropped.
+        do_lower_case: Letters become lower-case.
+        split_commas: A comma behind a digit is a token of its own.
+        added_tokens: Ids of texts that are tokens whatever the sentencepiece model says.
+        all_special_ids: Ids that stand for no text.
+    """
+
+    remove_space: bool = False
+    replace_quotes: bool = False
+    keep_accents: bool = True
+    do_lower_case: bool = False
+    split_commas: bool = False
+    added_tokens: dict[str, int] = field(default_factory=dict)
+    all_special_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +116,7 @@ class Manifest:
         device: Kind of device that the graph is made for.
         shape: Sizes of the model.
         special_ids: ``pad``, ``unk``, ``bos``, ``eos``, ``cls`` and ``sep`` where they exist.
+        tokenizer: How text is changed and cut beside the sentencepiece model.
         generation_defaults: Settings of the checkpoint's ``generation_config.json``.
         source: Where the weights came from.
         fusions: Rewrites of the exported graph by name, with how often each was made.
@@ -114,6 +139,7 @@ class Manifest:
     tools: dict[str, str]
     verification: dict[str, Any]
     files: dict[str, FileEntry] = field(default_factory=dict)
+    tokenizer: TokenizerRules = field(default_factory=TokenizerRules)
 
     @property
     def digest(self) -> str:
@@ -191,8 +217,8 @@ def _parse(kind: Any, value: object, name: str) -> Any:
     """A value of a manifest as the type that its field has.
 
     Args:
-        kind: A dataclass, a `Literal`, a dict of strings to one of these, an optional, a plain
-            type, or `Any`.
+        kind: A dataclass, a `Literal`, a dict of strings to one of these, a list of them, an
+            optional, a plain type, or `Any`.
         value: What JSON has.
         name: Where it stands, for messages.
     """
@@ -208,11 +234,17 @@ def _parse(kind: Any, value: object, name: str) -> Any:
             return {
                 key: _parse(parts[1], item, prefix + _escaped(key)) for key, item in value.items()
             }
-        hints = _hints(kind)
+        hints = {
+            key: hint for key, hint in _hints(kind).items() if key in value or key not in _LATER
+        }
         for key in hints:
             if key not in value:
                 raise BundleError(f"cannot be read: KeyError: {prefix}{key} is missing")
         return kind(**{key: _parse(hint, value[key], prefix + key) for key, hint in hints.items()})
+    if origin is list:
+        if not isinstance(value, list):
+            raise BundleError(f"{name} must be a list, not {_short(value)}")
+        return [_parse(parts[0], item, f"{name}[{place}]") for place, item in enumerate(value)]
     if origin is Literal:
         if value not in parts:
             raise BundleError(f"{name} must be one of {parts}, not {_short(value)}")
@@ -237,6 +269,14 @@ def _check_values(manifest: Manifest) -> None:
         )
     for name, token in manifest.special_ids.items():
         _check_range(f"special_ids.{_escaped(name)}", token, 0, shape.vocab_size - 1)
+    rules = manifest.tokenizer
+    for name, token in rules.added_tokens.items():
+        if not name:
+            raise BundleError("tokenizer.added_tokens must have no empty text")
+        place = f"tokenizer.added_tokens.{_escaped(name)}"
+        _check_range(place, token, 0, shape.vocab_size - 1)
+    for token in rules.all_special_ids:
+        _check_range("tokenizer.all_special_ids", token, 0, shape.vocab_size - 1)
     for name, entry in manifest.files.items():
         _check_range(f"files.{_escaped(name)}.size", entry.size, 0, _MOST_BYTES)
     precision = manifest.precision

@@ -14,7 +14,7 @@ from gpt2ja_onnx.cli.outputs import to_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpt2ja_onnx.bundle.manifest import Manifest
+    from gpt2ja_onnx.bundle.manifest import Manifest, TokenizerRules
 
 
 @click.command("inspect")
@@ -72,6 +72,7 @@ def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield "licence", source.licence or "not stated"
     yield "model", f"{shape.layers} layers × {shape.width}, {shape.heads} heads"
     yield "context", f"{shape.context} tokens, vocabulary {shape.vocab_size}"
+    yield "tokenizer", ", ".join(["sentencepiece", *_rules(manifest.tokenizer)])
     for name, value in manifest.generation_defaults.items():
         yield f"  default {name}", value
     yield "precision", f"{manifest.precision}, {manifest.graph} graph for {manifest.device}"
@@ -84,6 +85,19 @@ def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield from _indented(manifest.fusions)
     yield "verified", "against PyTorch in fp32" if manifest.verification else "no"
     yield from _indented(manifest.verification)
+
+
+def _rules(rules: TokenizerRules) -> Iterator[str]:
+    plain = type(rules)(all_special_ids=rules.all_special_ids)
+    for name, value in asdict(rules).items():
+        if value != getattr(plain, name):
+            yield (
+                name
+                if value is True
+                else f"no {name}"
+                if value is False
+                else f"{len(value)} {name}"
+            )
 
 
 def _indented(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
