@@ -37,17 +37,19 @@ static float quantize_query(const float *source, int size, int16_t *target) {
     return largest / 32767.0f;
 }
 
+INLINE void read_ahead(const int8_t *source) { __builtin_prefetch(source, 0, 2); }
+
 /* Scores of the first `length` positions. */
-static void score(const int16_t *query, const int8_t *keys, const int8_t *values, int size,
-                  int length, float factor, float *scores) {
+static void score(const int16_t *query, const int8_t *keys, size_t ahead, int size, int length,
+                  float factor, float *scores) {
     size_t stride = (size_t)size;
     int32_t products[4];
     for (int p = 0; p < length; p += 4) {
         const int8_t *rows = keys + (size_t)p * stride;
         if (p + 4 <= length) {
             four_dots(query, rows, stride, size, products);
-            for (size_t i = 0; i < 4; i++) /* read next */
-                __builtin_prefetch(values + ((size_t)p + i) * stride);
+            if (ahead)
+                for (size_t i = 0; i < 4; i++) read_ahead(rows + i * stride + ahead);
         } else {
             for (int i = 0; p + i < length; i++) {
                 int32_t same[4];
@@ -84,8 +86,7 @@ static int32_t weigh(float *scores, int length, int width, int16_t *weights) {
 /* What `rows` queries, whose weights are `stride` apart, see in `chunks` × 16 channels. All sums
  * stay in registers: four queries of 16 channels, or one of 64. */
 INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, size_t stride,
-                const int rows, int length, const int chunks, const int8_t *next,
-                f32x16 *totals) {
+                const int rows, int length, const int chunks, size_t ahead, f32x16 *totals) {
     for (int i = 0; i < rows * chunks; i++) totals[i] = (f32x16){0};
     for (int block = 0; block < length; block += BLOCK) {
         int end = block + BLOCK < length ? block + BLOCK : length;
@@ -94,9 +95,9 @@ INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, size_
         for (int p = block; p < end; p += 2) {
             const int8_t *first = values + (size_t)p * size;
             const int8_t *second = p + 1 < end ? first + size : first; /* its weight is 0 */
-            if (next != NULL) {
-                __builtin_prefetch(next + (size_t)p * size);
-                __builtin_prefetch(next + (size_t)p * size + size);
+            if (ahead) {
+                read_ahead(first + ahead);
+                read_ahead(first + size + ahead);
             }
             for (int r = 0; r < rows; r++) {
                 uint32_t pair;
@@ -111,7 +112,7 @@ INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, size_
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
-                   const int8_t *keys, const int8_t *values, const int8_t *next, int length,
+                   const int8_t *keys, const int8_t *values, size_t ahead, int length,
                    void *scratch, float *outputs, size_t output_stride) {
     size_t capacity = (size_t)padded(attention->capacity);
     int size = attention->head_size, longest = length + count - 1;
@@ -121,7 +122,7 @@ static void attend(const Attention *attention, const float *queries, size_t stri
     for (int q = 0; q < count; q++) {
         float step = quantize_query(queries + (size_t)q * stride, size, query);
         float factor = step * attention->key_scale / __builtin_sqrtf((float)size);
-        score(query, keys, values, size, length + q, factor, scores);
+        score(query, keys, q == 0 ? ahead : 0, size, length + q, factor, scores);
         int32_t total = weigh(scores, length + q, padded(longest), weights + (size_t)q * capacity);
         /* What is not a number in the query is not one in its output. */
         factors[q] = attention->value_scale / (float)total + (factor - factor);
@@ -130,7 +131,7 @@ static void attend(const Attention *attention, const float *queries, size_t stri
     for (int channel = 0; channel < size;) {
         const int8_t *part = values + channel;
         if (count == QUERIES) {
-            mix(part, (size_t)size, weights, capacity, QUERIES, longest, 1, NULL, totals);
+            mix(part, (size_t)size, weights, capacity, QUERIES, longest, 1, 0, totals);
             for (int q = 0; q < QUERIES; q++)
                 store(outputs + (size_t)q * output_stride + channel, totals[q] * factors[q]);
             channel += 16;
@@ -140,9 +141,9 @@ static void attend(const Attention *attention, const float *queries, size_t stri
         for (int q = 0; q < count; q++) {
             const int16_t *weight = weights + (size_t)q * capacity;
             if (chunks == 4)
-                mix(part, (size_t)size, weight, 0, 1, length + q, 4, next, totals);
+                mix(part, (size_t)size, weight, 0, 1, length + q, 4, ahead, totals);
             else
-                mix(part, (size_t)size, weight, 0, 1, length + q, 1, NULL, totals);
+                mix(part, (size_t)size, weight, 0, 1, length + q, 1, 0, totals);
             for (int c = 0; c < chunks; c++)
                 store(outputs + (size_t)q * output_stride + channel + c * 16,
                       totals[c] * factors[q]);

@@ -44,10 +44,11 @@ INLINE Pairs widen_half(const int8_t *source) {
     return pairs;
 }
 
-INLINE int32_t add_lanes(Sums sums) {
-    int32_t total = 0;
-    for (int i = 0; i < 16; i++) total += sums.lane[i];
-    return total;
+INLINE void add_lanes(const Sums *sums, int32_t *totals) {
+    for (int r = 0; r < 4; r++) {
+        totals[r] = 0;
+        for (int i = 0; i < 16; i++) totals[r] += sums[r].lane[i];
+    }
 }
 
 INLINE Pairs load_pairs(const int16_t *source) {
@@ -104,7 +105,20 @@ INLINE Pairs widen_half(const int8_t *source) {
     __m128i bytes = _mm_loadu_si128((const __m128i *)source);
     return _mm512_cvtepi8_epi16(_mm256_zextsi128_si256(bytes));
 }
-INLINE int32_t add_lanes(Sums sums) { return _mm512_reduce_add_epi32(sums); }
+/* The sums of four vectors' lanes: transposed within 128 bits, so that four are added at once. */
+INLINE void add_lanes(const Sums *sums, int32_t *totals) {
+    __m512i pairs = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
+                                     _mm512_unpackhi_epi32(sums[0], sums[1]));
+    __m512i others = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
+                                      _mm512_unpackhi_epi32(sums[2], sums[3]));
+    __m512i fours = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs, others),
+                                     _mm512_unpackhi_epi64(pairs, others));
+    __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(fours),
+                                      _mm512_extracti64x4_epi64(fours, 1));
+    __m128i all = _mm_add_epi32(_mm256_castsi256_si128(halves),
+                                _mm256_extracti128_si256(halves, 1));
+    _mm_storeu_si128((__m128i *)totals, all);
+}
 INLINE Pairs load_pairs(const int16_t *source) { return _mm512_loadu_si512(source); }
 INLINE Pairs load_pair(const int8_t *first, const int8_t *second) {
     __m128i a = _mm_loadu_si128((const __m128i *)first);
@@ -157,7 +171,7 @@ INLINE void four_dots(const int16_t *query, const int8_t *rows, size_t stride, i
             sums[r] = add_products(sums[r], wide, part);
         }
     }
-    for (int r = 0; r < 4; r++) results[r] = add_lanes(sums[r]);
+    add_lanes(sums, results);
 }
 
 INLINE Sums dot_pair(Sums sums, Pairs pair, uint32_t word) {

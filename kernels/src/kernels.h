@@ -80,9 +80,10 @@ typedef struct {
     void (*store)(const float *source, int size, float scale, int8_t *target);
     /* One head's queries number `first` to `last` of consecutive positions; query i sees `length`
      * + i positions. Queries and outputs are `stride` floats apart. `scratch`: see
-     * attention_scratch. `next`: the keys that are likely read after this call, or null; a hint. */
+     * attention_scratch. `ahead`: how many bytes further the keys and values lie that are likely
+     * read after this call, or 0; a hint. */
     void (*attend)(const Attention *attention, const float *queries, size_t stride, int count,
-                   const int8_t *keys, const int8_t *values, const int8_t *next, int length,
+                   const int8_t *keys, const int8_t *values, size_t ahead, int length,
                    void *scratch, float *outputs, size_t output_stride);
     /* One embedding row: int8 × scale + position. */
     void (*embed)(const int8_t *row, float scale, const float *position, int width, float *output);

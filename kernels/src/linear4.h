@@ -71,7 +71,7 @@ INLINE void multiply4_panel(const Linear4 *linear, Row4 rows, const int count, i
         int width = linear->outputs - column < PANEL4 ? linear->outputs - column : PANEL4;
         size_t place = (size_t)r * (size_t)linear->outputs + (size_t)column;
         f32x16 value = totals[r] + load(linear->bias + column);
-        if (epilogue == GELU) value = gelu(value);
+        if (epilogue == GELU) value = first_of(gelu(followed_by_zeros(value)));
         if (epilogue == RESIDUAL) value += load_some(residual + place, width);
         store_some(output + place, value, width);
     }

@@ -62,8 +62,8 @@ static void attend_task(void *data, size_t index) {
     size_t place = line * (size_t)attention->capacity * size;
     Span rows = span(call, (int)row);
     int last = line + 1 == (size_t)call->rows * (size_t)attention->heads;
-    const int8_t *next = call->keys + place + (size_t)attention->capacity * size;
-    if (last || call->new > 1) next = NULL; /* a prompt's tasks go on with the same keys */
+    /* The next head's; a prompt's tasks go on with the same keys. */
+    size_t ahead = last || call->new > 1 ? 0 : (size_t)attention->capacity * size;
     void *scratch = aligned_alloc(64, (attention_scratch(attention->capacity) + 63) / 64 * 64);
     if (scratch == NULL) {
         atomic_store(&call->failed, 1);
@@ -78,7 +78,7 @@ static void attend_task(void *data, size_t index) {
         if (seen > 0)
             call->kernel->base.kernels->attend(
                 attention, call->packed + flat * 3 * width + head * size, 3 * width, seen,
-                call->keys + place, call->values + place, next, rows.past + token + 1, scratch,
+                call->keys + place, call->values + place, ahead, rows.past + token + 1, scratch,
                 call->output + flat * width + head * size, width);
         for (int padding = seen > 0 ? seen : 0; padding < count; padding++)
             memset(call->output + (flat + (size_t)padding) * width + head * size, 0,

@@ -130,9 +130,9 @@ static void store(const float *source, int size, float scale, int8_t *target) {
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
-                   const int8_t *keys, const int8_t *values, const int8_t *next, int length,
+                   const int8_t *keys, const int8_t *values, size_t ahead, int length,
                    void *scratch, float *outputs, size_t output_stride) {
-    (void)next;
+    (void)ahead;
     int size = attention->head_size;
     float *scores = scratch;
     for (int q = 0; q < count; q++) {

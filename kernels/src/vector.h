@@ -91,21 +91,56 @@ INLINE float float_of_bits(int32_t bits) {
     return value;
 }
 
+/* 64 numbers: four independent chains of operations, which fill the processor where one waits for
+ * each result. */
+typedef float f32x64 __attribute__((vector_size(256)));
+typedef int32_t i32x64 __attribute__((vector_size(256)));
+
+INLINE f32x64 followed_by_zeros(f32x16 value) {
+    f32x64 wide = {0};
+    memcpy(&wide, &value, sizeof value);
+    return wide;
+}
+
+INLINE f32x16 first_of(f32x64 wide) {
+    f32x16 value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+INLINE f32x64 pick_floats(i32x64 mask, f32x64 yes, float no) {
+    i32x64 other = (i32x64)(no - (f32x64){0});
+    return (f32x64)((mask & (i32x64)yes) | (~mask & other));
+}
+
+INLINE i32x64 all_nearest(f32x64 value) {
+    f32x16 parts[4];
+    i32x64 result;
+    memcpy(parts, &value, sizeof parts);
+    for (int i = 0; i < 4; i++) {
+        i32x16 part = nearest(parts[i]);
+        memcpy((char *)&result + sizeof part * (size_t)i, &part, sizeof part);
+    }
+    return result;
+}
+
 /* exp(x), within 2 units in the last place from -87 to 88, beyond at these bounds; of NaN some
  * number. Cody and Waite's reduction by ln 2, Cephes' polynomial (expf). */
-INLINE f32x16 exponential(f32x16 x) {
-    x = as_float(pick(x > -87.0f, as_int(x), as_int(splat(-87.0f))));
-    x = as_float(pick(x < 88.0f, as_int(x), as_int(splat(88.0f))));
-    i32x16 power = nearest(x * 1.44269504f);
-    f32x16 whole = to_float(power);
-    f32x16 rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    f32x16 value = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+INLINE f32x64 exponentials(f32x64 x) {
+    x = pick_floats(x > -87.0f, x, -87.0f);
+    x = pick_floats(x < 88.0f, x, 88.0f);
+    i32x64 power = all_nearest(x * 1.44269504f);
+    f32x64 whole = __builtin_convertvector(power, f32x64);
+    f32x64 rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    f32x64 value = rest * 1.9875691500e-4f + 1.3981999507e-3f;
     value = value * rest + 8.3334519073e-3f;
     value = value * rest + 4.1665795894e-2f;
     value = value * rest + 1.6666665459e-1f;
     value = value * rest + 5.0000001201e-1f;
     value = value * rest * rest + rest + 1.0f;
-    return value * as_float((power + 127) << 23);
+    return value * (f32x64)((power + 127) << 23);
 }
+
+INLINE f32x16 exponential(f32x16 x) { return first_of(exponentials(followed_by_zeros(x))); }
 
 #endif

@@ -211,7 +211,7 @@ static void attended(const Kernels *kernels, const Attention *attention, const f
                      int length, float *output, int output_stride) {
     void *scratch = memory(attention_scratch(attention->capacity));
     memset(scratch, 255, attention_scratch(attention->capacity));
-    kernels->attend(attention, queries + first * stride, (size_t)stride, count, keys, values, NULL,
+    kernels->attend(attention, queries + first * stride, (size_t)stride, count, keys, values, 0,
                     length + first, scratch, output + first * output_stride,
                     (size_t)output_stride);
     free(scratch);
