@@ -1,10 +1,11 @@
 /* The largest scores of a row, falling, equal ones by rising index.
  *
- * A heap of the best so far, its least on top. Blocks of 32 whose largest score is not above that
- * are passed over, and since scores are looked at in their order, of equal ones the first stay.
+ * A first pass takes the largest score of each block. Where `count` blocks reach a score, at least
+ * so many scores do, and none below it is among the best: few are left, of which a heap keeps
+ * `count`, its least on top. Equal scores are looked at in their order, so that the first stay.
  */
 
-enum { SCORES = 32 };
+enum { BLOCKS = 1024, SLOTS = 256, ROUNDS = 4, FEW_MORE = 16, LEFT = 1024 };
 
 typedef struct {
     float score;
@@ -26,36 +27,94 @@ static void sink(Candidate *heap, int size, int place) {
     heap[place] = moved;
 }
 
-INLINE int any_above(const float *scores, float least) {
-    i32x16 above = (load(scores) > least) | (load(scores + 16) > least);
-    int32_t any = 0;
-    for (int i = 0; i < 16; i++) any |= above[i];
-    return any;
+/* The largest score of each block of `length`, a multiple of 16; minus infinity of NaN alone. */
+static void largest_of_blocks(const float *scores, int size, int length, float *largest) {
+    for (int begin = 0; begin < size; begin += length, largest++) {
+        f32x16 most = splat(-__builtin_inff());
+        for (int i = begin; i < begin + length && i < size; i += 16) {
+            f32x16 value = load_some(scores + i, size - i);
+            i32x16 larger = (value > most) & (lanes() < size - i);
+            most = as_float(pick(larger, as_int(value), as_int(most)));
+        }
+        for (int half = 8; half > 0; half /= 2)
+            for (int i = 0; i < half; i++) {
+                float other = most[i + half];
+                most[i] = other > most[i] ? other : most[i];
+            }
+        *largest = most[0];
+    }
+}
+
+/* A score that at least `count` of the blocks reach, and few more; infinity where there is none.
+ * Slots of equal width from the lowest to the highest; the slot with the `count`-th is cut again,
+ * since one score far above all others, as a model has them, leaves few slots for the rest. */
+static float reached(const float *largest, int blocks, int count) {
+    float low = largest[0], high = largest[0];
+    for (int i = 1; i < blocks; i++) {
+        low = largest[i] < low ? largest[i] : low;
+        high = largest[i] > high ? largest[i] : high;
+    }
+    if (blocks < count || !(high - low < 3e38f)) return __builtin_inff();
+    for (int round = 0; round < ROUNDS && low < high; round++) {
+        float scale = (SLOTS - 1) / (high - low), first = low, last = high;
+        if (!(scale < 3e38f)) break; /* they are as good as equal */
+        int counts[SLOTS] = {0}, slot = SLOTS - 1;
+        for (int i = 0; i < blocks; i++)
+            if (largest[i] >= first && largest[i] <= last)
+                counts[(int)((largest[i] - first) * scale)]++;
+        for (; counts[slot] < count; slot--) count -= counts[slot];
+        low = last, high = first;
+        for (int i = 0; i < blocks; i++)
+            if (largest[i] >= first && largest[i] <= last &&
+                (int)((largest[i] - first) * scale) == slot) {
+                low = largest[i] < low ? largest[i] : low;
+                high = largest[i] > high ? largest[i] : high;
+            }
+        if (counts[slot] <= count + FEW_MORE) break;
+    }
+    return low;
+}
+
+/* The scores from `least` on, in their order; -1 if they are more than LEFT. */
+static int at_least(const float *scores, int size, float least, const float *largest, int length,
+                    Candidate *found) {
+    int count = 0;
+    for (int begin = 0; begin < size; begin += length) {
+        if (!(*largest++ >= least)) continue;
+        int end = begin + length < size ? begin + length : size;
+        if (count + length > LEFT) return -1;
+        for (int i = begin; i < end; i++) {
+            found[count] = (Candidate){scores[i], i};
+            count += scores[i] >= least;
+        }
+    }
+    return count;
 }
 
 static void best(const float *scores, int size, int count, float *best_scores,
                  int64_t *best_ids) {
-    Candidate heap[256];
-    for (int i = 0; i < count; i++) heap[i] = (Candidate){scores[i], i};
+    float largest[BLOCKS];
+    Candidate heap[256], found[LEFT + 1];
+    int length = ((size + BLOCKS - 1) / BLOCKS + 15) / 16 * 16;
+    largest_of_blocks(scores, size, length, largest);
+    float least = reached(largest, (size + length - 1) / length, count);
+    int left = length > LEFT ? -1 : at_least(scores, size, least, largest, length, found);
+    int all = left < count; /* then every score is looked at */
+    for (int i = 0; i < count; i++) heap[i] = all ? (Candidate){scores[i], i} : found[i];
     for (int i = 0; i < count; i++)
         if (heap[i].score != heap[i].score) heap[i].score = -__builtin_inff(); /* NaN */
     for (int place = count / 2 - 1; place >= 0; place--) sink(heap, count, place);
-    for (int i = count; i < size;) {
-        if (i % SCORES == 0 && i + SCORES <= size && !any_above(scores + i, heap[0].score)) {
-            i += SCORES;
-            continue;
+    for (int i = count; i < (all ? size : left); i++) {
+        Candidate next = all ? (Candidate){scores[i], i} : found[i];
+        if (next.score > heap[0].score) {
+            heap[0] = next;
+            sink(heap, count, 0);
         }
-        int end = i + SCORES - i % SCORES < size ? i + SCORES - i % SCORES : size;
-        for (; i < end; i++)
-            if (scores[i] > heap[0].score) {
-                heap[0] = (Candidate){scores[i], i};
-                sink(heap, count, 0);
-            }
     }
-    for (int left = count; left > 0; left--) {
-        best_scores[left - 1] = scores[heap[0].index];
-        best_ids[left - 1] = heap[0].index;
-        heap[0] = heap[left - 1];
-        sink(heap, left - 1, 0);
+    for (int rest = count; rest > 0; rest--) {
+        best_scores[rest - 1] = scores[heap[0].index];
+        best_ids[rest - 1] = heap[0].index;
+        heap[0] = heap[rest - 1];
+        sink(heap, rest - 1, 0);
     }
 }

@@ -9,7 +9,7 @@ enum { ADDED = 512 };
 static void sum_exponentials(const float *scores, int size, float *largest, double *total) {
     f32x16 most = splat(-3.4e38f), broken = {0};
     for (int i = 0; i < size; i += 16) {
-        f32x16 value = size - i < 16 ? load_some(scores + i, size - i) : load(scores + i);
+        f32x16 value = load_some(scores + i, size - i);
         i32x16 counts = (value > most) & (lanes() < size - i);
         most = as_float(pick(counts, as_int(value), as_int(most)));
         broken += value - value;
@@ -21,7 +21,7 @@ static void sum_exponentials(const float *scores, int size, float *largest, doub
         int end = block + ADDED < size ? block + ADDED : size;
         f32x16 sums = {0};
         for (int i = block; i < end; i += 16) {
-            f32x16 value = end - i < 16 ? load_some(scores + i, end - i) : load(scores + i);
+            f32x16 value = load_some(scores + i, end - i);
             sums += only(exponential(value - *largest), end - i);
         }
         *total += sum(sums);

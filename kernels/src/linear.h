@@ -84,16 +84,31 @@ INLINE f32x64 gelu(f32x64 x) {
     return x / (1.0f + exponentials(-2.0f * u));
 }
 
-INLINE f32x16 finish(i32x16 sums, const Linear *linear, int column, float largest,
-                     Epilogue epilogue, const float *residual, int count) {
+INLINE f32x16 scaled(i32x16 sums, const Linear *linear, int column, float largest) {
     i32x16 offsets;
     memcpy(&offsets, linear->sums + column, sizeof offsets);
     f32x16 value = to_float(sums - offsets) * load(linear->scales + column) * largest;
-    value += load(linear->bias + column);
-    if (epilogue == GELU) return first_of(gelu(followed_by_zeros(value)));
-    if (epilogue == RESIDUAL)
-        value += count == 16 ? load(residual) : load_some(residual, count);
-    return value;
+    return value + load(linear->bias + column);
+}
+
+/* A row's sums of a panel to its output; `residual` and `output` begin at the panel. */
+INLINE void finish(const Sums *sums, const Linear *linear, int column, float largest,
+                   Epilogue epilogue, const float *residual, float *output) {
+    f32x16 values[COLUMNS];
+    for (int c = 0; c < COLUMNS; c++)
+        values[c] = scaled(whole(sums[c]), linear, column + c * 16, largest);
+    if (epilogue == GELU) {
+        f32x64 all = {0};
+        memcpy(&all, values, sizeof values);
+        all = gelu(all);
+        memcpy(values, &all, sizeof values);
+    }
+    for (int c = 0; c < COLUMNS; c++) {
+        int count = linear->outputs - column - c * 16;
+        if (count <= 0) break;
+        if (epilogue == RESIDUAL) values[c] += load_some(residual + c * 16, count);
+        store_some(output + c * 16, values[c], count);
+    }
 }
 
 /* What is read ahead of a group of weights: `lines` cache lines from `from`, `step` bytes further
@@ -128,41 +143,21 @@ INLINE void multiply_panel(const Linear *linear, const uint32_t *words, size_t s
             for (int c = 0; c < COLUMNS; c++)
                 sums[r][c] = dot(sums[r][c], columns[c], words[(size_t)r * stride + (size_t)group]);
     }
-    if (epilogue == GELU && COLUMNS == 4 && (panel + 1) * PANEL <= linear->outputs) {
-        for (int r = 0; r < rows; r++) {
-            f32x16 values[4];
-            for (int c = 0; c < COLUMNS; c++)
-                values[c] = finish(whole(sums[r][c]), linear, panel * PANEL + c * 16, largest[r], PLAIN, residual, 16);
-            f32x64 all;
-            memcpy(&all, values, sizeof all);
-            all = gelu(all);
-            memcpy(output + (size_t)r * (size_t)linear->outputs + (size_t)panel * PANEL, &all, sizeof all);
-        }
-        return;
+    for (int r = 0; r < rows; r++) {
+        size_t place = (size_t)r * (size_t)linear->outputs + (size_t)panel * PANEL;
+        finish(sums[r], linear, panel * PANEL, largest[r], epilogue,
+               residual + (epilogue == RESIDUAL ? place : 0), output + place);
     }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < COLUMNS; c++) {
-            int column = panel * PANEL + c * 16;
-            int count = linear->outputs - column < 16 ? linear->outputs - column : 16;
-            if (count <= 0) continue;
-            size_t place = (size_t)r * (size_t)linear->outputs + (size_t)column;
-            f32x16 value = finish(whole(sums[r][c]), linear, column, largest[r], epilogue,
-                                  residual + (epilogue == RESIDUAL ? place : 0), count);
-            if (count == 16)
-                store(output + place, value);
-            else
-                store_some(output + place, value, count);
-        }
 }
 
 static void multiply_rows(const Linear *linear, const uint32_t *words, size_t stride,
                           const float *largest, int rows, int panel, Ahead ahead,
                           Epilogue epilogue, const float *residual, float *output) {
-    int whole = ahead.step == GROUP_BYTES;
+    int alone = ahead.step == GROUP_BYTES;
     switch (rows) {
 #define CASE(n)                                                                                  \
     case n:                                                                                      \
-        if (whole)                                                                               \
+        if (alone)                                                                               \
             multiply_panel(linear, words, stride, largest, n, panel, ahead, LINES, epilogue,     \
                            residual, output);                                                    \
         else                                                                                     \

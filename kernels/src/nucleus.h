@@ -35,7 +35,7 @@ typedef struct {
 
 /* Sixteen scores from `i` on, zeros behind the last. */
 INLINE f32x16 scores_at(const float *scores, int i, int size) {
-    return size - i < 16 ? load_some(scores + i, size - i) : load(scores + i);
+    return load_some(scores + i, size - i);
 }
 
 /* Logarithms below the largest score, in bins; rising as scores fall. */

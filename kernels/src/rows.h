@@ -8,7 +8,7 @@
  */
 
 INLINE f32x16 load_at(const float *source, int index, int width) {
-    return index + 16 <= width ? load(source + index) : load_some(source + index, width - index);
+    return load_some(source + index, width - index);
 }
 
 /* The first `count` numbers; those behind the row become 0. */

@@ -26,14 +26,19 @@ INLINE f32x16 load(const float *source) {
 
 INLINE void store(float *target, f32x16 value) { memcpy(target, &value, sizeof value); }
 
-/* The first `count` of 16 numbers; the others are 0. */
+/* The first `count` of 16 numbers, mostly all; the others are 0. */
 INLINE f32x16 load_some(const float *source, int count) {
+    if (count >= 16) return load(source);
     f32x16 value = {0};
     memcpy(&value, source, (size_t)count * sizeof(float));
     return value;
 }
 
 INLINE void store_some(float *target, f32x16 value, int count) {
+    if (count >= 16) {
+        store(target, value);
+        return;
+    }
     memcpy(target, &value, (size_t)count * sizeof(float));
 }
 

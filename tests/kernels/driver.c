@@ -275,7 +275,7 @@ static void try_embed(const Kernels *kernels) {
 }
 
 static void try_best(const Kernels *kernels) {
-    int size = between(1, 3000), most = between(0, 3) ? 64 : 256;
+    int size = between(0, 3) ? between(1, 3000) : between(3000, 80000), most = between(0, 3) ? 64 : 256;
     int count = between(1, size < most ? size : most);
     float *scores = floats((size_t)size), step = between(0, 1) ? 0.5f : 1e-6f;
     for (int i = 0; i < size; i++) scores[i] = rintf(scores[i] / step) * step;
