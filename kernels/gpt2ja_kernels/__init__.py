@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LIBRARY = Path(__file__).with_name("_kernels.so")
 # Raised with every change that makes an older library wrong for a newer bundle, or the other way
 # round; `GPT2JA_VERSION` in register.c is the same number.
-VERSION = 2
+VERSION = 3
 
 
 class Kernels:
@@ -101,6 +101,48 @@ class Kernels:
             *(array.ctypes.data_as(ctypes.c_void_p) for array in (*columns, drawn)),
         )
         return drawn
+
+    def draw_best(
+        self,
+        scores: NDArray[np.float32],
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int32],
+        limit: NDArray[np.float64],
+        min_p: NDArray[np.float64],
+        uniform: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Draw from the best scores of each row, as ``draw.c`` describes it.
+
+        Args:
+            scores: Sorted downwards, shape (rows, size), contiguous, as all that follow.
+            temperature: What scores are divided by, shape (rows,).
+            top_k: Scores that are kept at most, shape (rows,).
+            limit: The part of all probability that a token and those behind it must exceed to be
+                kept, below 0 for no such bound, shape (rows,).
+            min_p: Least weight that is kept, of the best token's, shape (rows,).
+            uniform: Numbers in [0, 1), shape (rows,).
+
+        Returns:
+            The place of a score, shape (rows,); -1 where a decision hangs on rounding or on the
+            order of equal scores, or scores are not finite.
+        """
+        rows, size = scores.shape
+        columns: tuple[NDArray[np.generic], ...] = (temperature, top_k, limit, min_p, uniform)
+        kinds = (np.float32, np.int32, np.float64, np.float64, np.float64)
+        assert scores.dtype == np.float32
+        assert scores.flags.c_contiguous
+        for column, kind in zip(columns, kinds, strict=True):
+            assert column.shape == (rows,)
+            assert column.dtype == kind
+            assert column.flags.c_contiguous
+        places = np.empty(rows, dtype=np.int64)
+        self._library.gpt2ja_draw_best(
+            ctypes.c_void_p(scores.ctypes.data),
+            ctypes.c_size_t(rows),
+            ctypes.c_int(size),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (*columns, places)),
+        )
+        return places
 
     @property
     def nbytes(self) -> int:

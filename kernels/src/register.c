@@ -1,6 +1,7 @@
 /* The library's entry: registers every operator with a session's options, or none. */
 #include <stdlib.h>
 
+#include "draw.h"
 #include "processor.h"
 #include "register.h"
 
@@ -15,7 +16,7 @@ const Kernels *chosen_kernels(void) {
 }
 
 /* See VERSION in gpt2ja_kernels. */
-EXPORT int gpt2ja_version(void) { return 2; }
+EXPORT int gpt2ja_version(void) { return 3; }
 
 /* The instruction set that the operators use here; null where none of them runs. */
 EXPORT const char *gpt2ja_instruction_set(void) {
@@ -43,6 +44,16 @@ EXPORT void gpt2ja_draw_nucleus(const float *scores, size_t rows, int size,
                                                              temperature[row], limit[row],
                                                              min_p[row], uniform[row], scratch);
     free(scratch);
+}
+
+/* Of `rows` rows of `size` scores: see draw_best in draw.h. */
+EXPORT void gpt2ja_draw_best(const float *scores, size_t rows, int size, const float *temperature,
+                             const int32_t *top_k, const double *limit, const double *min_p,
+                             const double *uniform, int64_t *places) {
+    for (size_t row = 0; row < rows; row++) {
+        Cut cut = {temperature[row], top_k[row], limit[row], min_p[row]};
+        places[row] = draw_best(scores + row * (size_t)size, size, cut, uniform[row]);
+    }
 }
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "kernels.h"
 #include "processor.h"
 
@@ -340,6 +341,40 @@ static void try_nucleus(const Kernels *kernels) {
     free(scores);
 }
 
+static int falling(const void *a, const void *b) {
+    float left = *(const float *)a, right = *(const float *)b;
+    return (left < right) - (left > right);
+}
+
+/* Top-k of all scores is no bound, so that the draw is that of the nucleus. */
+static void try_draw(void) {
+    int size = between(1, 256), left = 0;
+    float *scores = floats((size_t)size);
+    qsort(scores, (size_t)size, sizeof *scores, falling);
+    for (int i = 0; i < 20; i++) {
+        Cut cut = {0.5f + 2 * (float)(uniform() + 1), size, -1, 0};
+        if (between(0, 2)) cut.limit = 0.02 + 0.4 * (uniform() + 1);
+        if (!between(0, 2)) cut.min_p = 0.01 + 0.1 * (uniform() + 1);
+        int most = between(1, size);
+        double number = (uniform() + 1) / 2;
+        int found = draw_best(scores, size, cut, number);
+        int expected = kernels_reference.draw_nucleus(scores, size, cut.temperature, cut.limit,
+                                                      cut.min_p, number, NULL);
+        left += found == -1;
+        if (found != -1 && found != expected) fail("draw", &kernels_reference, size, i, found, expected);
+        cut.top_k = most;
+        found = draw_best(scores, size, cut, number); /* as if there were no other scores */
+        expected = draw_best(scores, most, cut, number);
+        if (found != expected && found != -1)
+            fail("draw of top-k", &kernels_reference, most, i, found, expected);
+    }
+    if (left > 10) fail("left to the caller", &kernels_reference, size, 0, left, 0);
+    scores[size / 2] = NAN;
+    if (size > 2 && draw_best(scores, size, (Cut){1, size, -1, 0}, 0.5) != -1)
+        fail("draw of NaN", &kernels_reference, size, 0, 0, -1);
+    free(scores);
+}
+
 int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 300;
     if (!processor_runs(&kernels_avx2)) return puts("this processor has no AVX2"), 2;
@@ -355,6 +390,7 @@ int main(int argc, char **argv) {
             try_embed(tried[i]);
             try_best(tried[i]);
             try_nucleus(tried[i]);
+            try_draw();
         }
         printf("%s%s: %d rounds agree\n", tried[i]->name, i == 2 ? ", emulated" : "", rounds);
     }

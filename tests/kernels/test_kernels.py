@@ -19,6 +19,7 @@ OBJECTS = {
     "emulated": (SOURCES / "avx512.c", EMULATED),
     "reference": (SOURCES / "reference.c", []),
     "processor": (SOURCES / "processor.c", []),
+    "draw": (SOURCES / "draw.c", []),
     "driver": (Path(__file__).with_name("driver.c"), []),
 }
 ROUNDS = 100

@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx.inliner
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gpt2ja_kernels
 from gpt2ja_export import ExportSettings, export_bundle, pipeline
@@ -25,6 +28,9 @@ from gpt2ja_onnx.cli import main
 from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import SettingError
+from gpt2ja_onnx.sampling.state import SamplerState
+from gpt2ja_onnx.sampling.warpers import Warpers
+from gpt2ja_onnx.settings.config import GenerationConfig
 from tests.runtime.test_lifetime import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -141,6 +147,42 @@ def test_verification_runs_both_ways(
     assert set(standard) < set(found)
     assert standard["batch_difference"] == found["batch_difference"] == 0
     assert standard["mean_logit_difference"] != found["mean_logit_difference"]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "temperature": st.sampled_from([0.01, 0.7, 1.0, 2.5, 1e-30]),
+                "top_k": st.sampled_from([0, 1, 2, 50, 64, 200]),
+                "top_p": st.sampled_from([0.01, 0.5, 0.9, 1.0]),
+                "min_p": st.sampled_from([0.0, 0.05, 1.0]),
+            }
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+@settings(max_examples=300, deadline=None)
+def test_native_draws_are_those_of_the_warpers(seed: int, asked: list[dict[str, Any]]) -> None:
+    native = load_kernels()
+    assert isinstance(native, Kernels)
+    random = np.random.default_rng(seed)
+    rows, size = len(asked), int(random.integers(1, 80))
+    scores = random.normal(0, 3, (rows, size)).astype(np.float32)
+    scores[random.random((rows, size)) < 0.1] = -np.inf
+    if seed % 3 == 0:
+        scores = np.round(scores)  # many are equal
+    scores[:, 0] = np.where(scores[:, 0] == -np.inf, 0, scores[:, 0])
+    ids = np.argsort(-scores, axis=1, kind="stable")
+    scores = np.take_along_axis(scores, ids, axis=1)
+    uniform = random.random(rows)
+    configs = [GenerationConfig(do_sample=True, **one) for one in asked]
+    history = np.array([1])
+    states = [SamplerState(config, (), random, history, 1, 9) for config in configs]
+    expected = Warpers(states).draw(scores.copy(), ids, uniform)
+    assert Warpers(states).draw(scores.copy(), ids, uniform, native).tolist() == expected.tolist()
 
 
 # --- where they do not run ---

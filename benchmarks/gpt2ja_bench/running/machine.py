@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,12 @@ def measure(threads: int) -> Machine:
         kernels=kernels if isinstance(kernels, str) else kernels.instruction_set,
         **rates,
     )
+
+
+def with_higher_rates(one: Machine, other: Machine) -> Machine:
+    """`one`, with the higher of both measurements of each rate."""
+    names = ("bandwidth", "matrix_rate", "integer_rate")
+    return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in names})
 
 
 def _bandwidth(threads: int) -> float:

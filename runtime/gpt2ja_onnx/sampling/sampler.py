@@ -14,13 +14,14 @@ import numpy as np
 from gpt2ja_onnx.errors import GenerationError
 from gpt2ja_onnx.sampling.best_tokens import best_of_all, best_of_candidates, process
 from gpt2ja_onnx.sampling.nucleus import Nucleus, fits
-from gpt2ja_onnx.sampling.warpers import Warpers, draw
+from gpt2ja_onnx.sampling.warpers import Warpers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.device.base import Floats, Ids, Scores
     from gpt2ja_onnx.sampling.state import SamplerState
 
@@ -120,7 +121,7 @@ class _Batch:
 
 
 def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
-    best, ids = scores.candidates, scores.ids
+    best, ids, native = scores.candidates, scores.ids, scores.logits.native
     alone: dict[int, Choice] = {}
     unbounded: list[int] = []
     for row in batch.not_as_they_are(best, ids):
@@ -138,7 +139,9 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
                     found = _padded(few, few_ids, best.shape[1])
             if found is None:
                 one = _Batch([state], 0, 0)
-                alone[row] = _finish(few[None], few_ids[None], one, uniform[row : row + 1])[0]
+                alone[row] = _finish(few[None], few_ids[None], one, uniform[row : row + 1], native)[
+                    0
+                ]
                 continue
         except GenerationError as error:
             alone[row] = error
@@ -149,11 +152,13 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
     if unbounded:
         alone |= _draw_unbounded(scores, batch.states, unbounded, uniform)
     if not alone:
-        return _finish(best, ids, batch, uniform)
+        return _finish(best, ids, batch, uniform, native)
     others = [row for row in range(len(best)) if row not in alone]
     if others:
         rest = _Batch([batch.states[row] for row in others], 0, 0)
-        alone |= zip(others, _finish(best[others], ids[others], rest, uniform[others]), strict=True)
+        alone |= zip(
+            others, _finish(best[others], ids[others], rest, uniform[others], native), strict=True
+        )
     return [alone[row] for row in range(len(best))]
 
 
@@ -209,7 +214,13 @@ def _draw_unbounded(
     return chosen | dict(zip(rows, tokens.tolist(), strict=True))
 
 
-def _finish(scores: Floats, ids: Ids, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
+def _finish(
+    scores: Floats,
+    ids: Ids,
+    batch: _Batch,
+    uniform: NDArray[np.float64],
+    native: Kernels | None,
+) -> list[Choice]:
     """Choose from scores that are sorted downwards, equal ones by rising id."""
     chosen: list[Choice] = ids[:, 0].tolist()
     nothing = scores[:, 0] == -np.inf
@@ -219,7 +230,7 @@ def _finish(scores: Floats, ids: Ids, batch: _Batch, uniform: NDArray[np.float64
     if drawn:
         if len(drawn) < len(chosen):
             scores, ids, uniform = scores[drawn], ids[drawn], uniform[drawn]
-        tokens = draw(*batch.warpers.apply(scores, ids), uniform)
+        tokens = batch.warpers.draw(scores, ids, uniform, native)
         for row, token in zip(drawn, tokens.tolist(), strict=True):
             chosen[row] = token
     for row in np.flatnonzero(nothing).tolist():
