@@ -58,6 +58,8 @@ _TOOLS = (
     "transformers",
 )
 _HEAD_GRAIN = 8  # what onnxruntime's GroupQueryAttention takes
+# What the verification of a bundle for cuda misses on a machine without a GPU.
+_ONLY_ON_CUDA = "CUDA's kernels, captured decoding, moves of cache rows"
 # Tensors below this size stay inside the graph file.
 _INLINE_BYTES = 1024
 Step = Literal[
@@ -310,6 +312,8 @@ def _verify(
         return session.kernels, _checked(verify(session, reference, text_ids), manifest)
 
     kernels, found = figures("auto")
+    if device != manifest.device:
+        found["not_verified"] = _ONLY_ON_CUDA
     if device == "cpu" and kernels != STANDARD:
         found |= {"kernels": kernels, "with_standard_kernels": figures("off")[1]}
     return found

@@ -102,6 +102,32 @@ class Kernels:
         )
         return drawn
 
+    def best(
+        self, scores: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The largest scores, falling, equal ones by rising place, and their places.
+
+        Args:
+            scores: Shape (size,), contiguous.
+            count: How many, up to 256 and to `size`.
+
+        Returns:
+            Two arrays of shape (count,).
+        """
+        assert scores.dtype == np.float32
+        assert scores.flags.c_contiguous
+        assert 0 < count <= min(len(scores), 256)
+        best = np.empty(count, dtype=np.float32)
+        places = np.empty(count, dtype=np.int64)
+        self._library.gpt2ja_best(
+            ctypes.c_void_p(scores.ctypes.data),
+            ctypes.c_int(len(scores)),
+            ctypes.c_int(count),
+            ctypes.c_void_p(best.ctypes.data),
+            ctypes.c_void_p(places.ctypes.data),
+        )
+        return best, places
+
     def draw_best(
         self,
         scores: NDArray[np.float32],

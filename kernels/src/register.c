@@ -46,6 +46,11 @@ EXPORT void gpt2ja_draw_nucleus(const float *scores, size_t rows, int size,
     free(scratch);
 }
 
+/* The `count` largest of `size` scores: see best in kernels.h. */
+EXPORT void gpt2ja_best(const float *scores, int size, int count, float *best, int64_t *places) {
+    chosen_kernels()->best(scores, size, count, best, places);
+}
+
 /* Of `rows` rows of `size` scores: see draw_best in draw.h. */
 EXPORT void gpt2ja_draw_best(const float *scores, size_t rows, int size, const float *temperature,
                              const int32_t *top_k, const double *limit, const double *min_p,

@@ -18,7 +18,9 @@ from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.limits import LIMITS
 from gpt2ja_export.rows import logits_at_once
 from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle.demo import demo_checkpoint
 from gpt2ja_onnx.bundle.manifest import Precision, read_manifest
+from gpt2ja_onnx.device.choice import cuda_problem
 from gpt2ja_onnx.errors import BundleError, ExportError
 from tests.tolerances import LOGITS
 
@@ -200,6 +202,15 @@ CUDA_OPERATORS = {
     "Add", "Cast", "FastGelu", "FusedMatMul", "Gather", "GroupQueryAttention", "MatMul",
     "ReduceSum", "Reshape", "SkipLayerNormalization", "TopK",
 }  # fmt: skip
+
+
+@pytest.mark.skipif(cuda_problem() is None, reason="here a GPU verifies all of it")
+def test_what_only_a_gpu_can_verify_is_named(tmp_path: Path) -> None:
+    settings = ExportSettings(precision="fp16", device="cuda")
+    export_bundle(str(demo_checkpoint()), tmp_path / "bundle", settings)
+    figures = read_manifest(tmp_path / "bundle").verification
+    assert figures["not_verified"].startswith("CUDA's kernels")
+    assert abs(figures["perplexity_change_percent"]) < 0.1
 
 
 def test_a_graph_for_cuda_is_whole_on_the_gpu(checkpoint: Path, cuda_bundle: Path) -> None:

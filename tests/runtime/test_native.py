@@ -28,6 +28,7 @@ from gpt2ja_onnx.cli import main
 from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import SettingError
+from gpt2ja_onnx.sampling.best_tokens import best_of_all
 from gpt2ja_onnx.sampling.state import SamplerState
 from gpt2ja_onnx.sampling.warpers import Warpers
 from gpt2ja_onnx.settings.config import GenerationConfig
@@ -183,6 +184,25 @@ def test_native_draws_are_those_of_the_warpers(seed: int, asked: list[dict[str, 
     states = [SamplerState(config, (), random, history, 1, 9) for config in configs]
     expected = Warpers(states).draw(scores.copy(), ids, uniform)
     assert Warpers(states).draw(scores.copy(), ids, uniform, native).tolist() == expected.tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 50, 247, 248, 249, 300]))
+@settings(max_examples=100, deadline=None)
+def test_the_native_best_of_all_scores_are_those_of_numpy(seed: int, kept: int) -> None:
+    native = load_kernels()
+    assert isinstance(native, Kernels)
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, int(random.integers(2, 9000))).astype(np.float32)
+    if seed % 2:
+        logits = np.round(logits, int(random.integers(0, 3)))  # many are equal
+    if seed % 5 == 0:
+        logits[random.random(len(logits)) < 0.99] = -np.inf
+    # A bias that raises a score makes all of them count.
+    config = GenerationConfig(do_sample=True, top_k=kept, logit_bias={1: 4.0})
+    state = SamplerState(config, (), random, np.array([1]), 1, 9)
+    expected, found = best_of_all(logits, state), best_of_all(logits, state, native)
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1].tolist() == expected[1].tolist()
 
 
 # --- where they do not run ---

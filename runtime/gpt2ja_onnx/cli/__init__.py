@@ -34,6 +34,9 @@ _COMMANDS = {
         "gpt2ja_serve.batch.cli", "batch", "Run a resumable job over files of prompts."
     ),
     "inspect": _Entry("gpt2ja_onnx.cli.inspect", "cpu", "Say what a bundle is and where it runs."),
+    "diagnose": _Entry(
+        "gpt2ja_onnx.cli.diagnose", "cpu", "Run a bundle; say what a fault's report needs."
+    ),
     "export": _Entry("gpt2ja_export.cli", "export", "Export a checkpoint to a verified bundle."),
     "train": _Entry("gpt2ja_train.cli", "train", "Train a model: corpus, tokenizer, weights."),
     "bench": _Entry("gpt2ja_bench.cli", "bench", "Compare with PyTorch and other engines."),

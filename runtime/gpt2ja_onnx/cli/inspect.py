@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2ja_onnx.bundle.hub import open_bundle
+from gpt2ja_onnx.cli.environment import environment
 from gpt2ja_onnx.cli.outputs import to_json
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     places = obstacles(manifest)
     native = native_operators(manifest)
     kernels = f"no: {native}" if isinstance(native, str) else native.instruction_set
-    here = _environment() | {"native operators": kernels}
+    here = environment() | {"native operators": kernels}
     if format_ == "json":
         click.echo(to_json(asdict(manifest) | {"obstacles": places, "here": here}))
         return
@@ -46,22 +47,6 @@ def command(model: Path | None, format_: str, verify_hashes: bool) -> None:
     for device, obstacle in places.items():
         answer = "yes" if obstacle is None else f"no: {obstacle}"
         click.echo(f"{f'runs here on {device}':<30}{answer}")
-
-
-def _environment() -> dict[str, str]:
-    """What bundles run on here."""
-    import platform
-
-    from gpt2ja_onnx import __version__
-    from gpt2ja_onnx.device.providers import ort
-    from gpt2ja_onnx.device.threads import available_threads
-
-    return {
-        "gpt2ja-onnx": __version__,
-        "onnxruntime": f"{ort.__version__}, {', '.join(ort.get_available_providers())}",
-        "python": f"{platform.python_version()} on {platform.machine()}",
-        "threads": str(available_threads()),
-    }
 
 
 def _lines(manifest: Manifest) -> Iterator[tuple[str, Any]]:

@@ -169,6 +169,7 @@ class BeamSearch:
             scores.ids[beam],
             logits - normaliser,
             self._states[beam],
+            scores.logits.native,
         )
 
     # --- ends ---

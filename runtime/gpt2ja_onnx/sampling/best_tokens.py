@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.sampling.state import SamplerState
 
+# Scores that the native operators give at most, and how many beyond those that are kept show
+# whether others tie with the last of them.
+_MOST_NATIVE, _BEYOND = 256, 8
+
 
 def best_tokens(
-    scores: Floats, ids: Ids, logits: Floats, state: SamplerState
+    scores: Floats, ids: Ids, logits: Floats, state: SamplerState, native: Kernels | None = None
 ) -> tuple[Floats, Ids]:
     """The best tokens of one row.
 
@@ -21,6 +26,7 @@ def best_tokens(
         ids: Their token ids, shape (candidates,).
         logits: All scores, shape (vocabulary,); read only when the candidates are not enough.
         state: The sequence's settings and history.
+        native: What finds the best of many scores; the result is the same without it.
 
     Returns:
         Changed scores and their ids, sorted downwards, equal scores by rising id: at least the
@@ -31,7 +37,7 @@ def best_tokens(
     """
     complete = len(scores) == len(logits)
     best = best_of_candidates(scores, ids, state, complete=complete)
-    return best_of_all(logits, state) if best is None else best
+    return best_of_all(logits, state, native) if best is None else best
 
 
 def best_of_candidates(
@@ -65,16 +71,23 @@ def best_of_candidates(
     return scores, ids
 
 
-def best_of_all(logits: Floats, state: SamplerState) -> tuple[Floats, Ids]:
+def best_of_all(
+    logits: Floats, state: SamplerState, native: Kernels | None = None
+) -> tuple[Floats, Ids]:
     """As `best_tokens`, from all scores, shape (vocabulary,)."""
     every = state.possible_tokens(len(logits))
     scores = logits[every]
     process(scores, every, state)
     kept = state.kept_at_most
     if 0 < kept < len(scores):
+        if native is not None and kept + _BEYOND <= min(_MOST_NATIVE, len(scores)):
+            best, places = native.best(scores, kept + _BEYOND)
+            if best[kept - 1] > best[-1]:
+                count = int((best >= best[kept - 1]).sum())
+                return best[:count], every[places[:count]]
         edge = np.partition(scores, -kept)[-kept]
-        best = np.flatnonzero(scores >= edge)
-        scores, every = scores[best], every[best]
+        inside = np.flatnonzero(scores >= edge)
+        scores, every = scores[inside], every[inside]
     order = np.lexsort((every, -scores))
     return scores[order], every[order]
 

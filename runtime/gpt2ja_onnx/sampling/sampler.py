@@ -134,7 +134,7 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
                 scores.candidates[row], scores.ids[row], state, complete=batch.complete
             )
             if found is None:
-                few, few_ids = best_of_all(scores.logits.row(row), state)
+                few, few_ids = best_of_all(scores.logits.row(row), state, native)
                 if state.constraint is not None and len(few) <= best.shape[1]:
                     found = _padded(few, few_ids, best.shape[1])
             if found is None:

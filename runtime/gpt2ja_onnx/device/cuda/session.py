@@ -42,6 +42,9 @@ class CudaSession:
         cuda_graphs: Capture and replay decoding.
         memory: Where buffers are.
 
+    Attributes:
+        captured: CUDA graphs that were captured since onnxruntime's session was opened.
+
     Raises:
         BundleError: onnxruntime cannot load the graph, or its tensors are not the contract's.
         ProviderError: onnxruntime cannot run it on a GPU here.
@@ -67,7 +70,7 @@ class CudaSession:
         self.captures = cuda_graphs
         self._threads = threads
         self._path = directory / names.MODEL_FILE
-        self._captured = 0  # graphs, since the session was opened
+        self.captured = 0
         self._session = self._load(self._path)
         check_inputs(self._session, self.shape, self._path)
         self._mover = BlockMover(self._load(directory / names.CACHE_FILE), self.memory)
@@ -84,15 +87,15 @@ class CudaSession:
             ProviderError: The run failed for another reason.
         """
         captured = self.captures and step.new == 1 and step.runs > 0
-        if captured and step.graph_id is None and self._captured >= _MOST_GRAPHS:
+        if captured and step.graph_id is None and self.captured >= _MOST_GRAPHS:
             # Graphs that were let go of may stay in onnxruntime: a new session is free of them.
             self._reopen()
         if step.bound_to is not self._session:
             step.bind(self._session)
         first = captured and step.graph_id is None
         if first:
-            self._captured += 1
-            step.graph_id = self._captured
+            self.captured += 1
+            step.graph_id = self.captured
         options = ort.RunOptions()
         options.add_run_config_entry(_GRAPH_ID, str(step.graph_id) if captured else _UNCAPTURED)
         try:
@@ -153,7 +156,7 @@ class CudaSession:
 
     def _reopen(self) -> None:
         del self._session  # its weights go before they come again
-        self._captured = 0
+        self.captured = 0
         self._session = self._load(self._path)
 
 
