@@ -363,7 +363,8 @@ def test_other_encodings_are_named_and_read(
     run: Any, bundle: Path, tmp_path: Path, encoding: str
 ) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text('{"prompt": "朝の市場", "max_new_tokens": 2}\n', encoding=encoding)
+    line = '{"prompt": "朝の市場", "max_new_tokens": 2, "seed": 1}\n'
+    prompts.write_text(line, encoding=encoding)
     arguments = ("generate", "--input", prompts, "--format", "jsonl", "--model", bundle)
     plain = run(*arguments)
     if encoding == "utf-8-sig":
