@@ -55,11 +55,11 @@ class Kernels:
         largest = np.empty(scores.shape[:-1], dtype=np.float32)
         totals = np.empty(scores.shape[:-1], dtype=np.float64)
         self._library.gpt2ja_sum_exponentials(
-            scores.ctypes.data_as(ctypes.c_void_p),
+            _address(scores),
             ctypes.c_size_t(largest.size),
             ctypes.c_int(scores.shape[-1]),
-            largest.ctypes.data_as(ctypes.c_void_p),
-            totals.ctypes.data_as(ctypes.c_void_p),
+            _address(largest),
+            _address(totals),
         )
         return largest, totals
 
@@ -95,10 +95,10 @@ class Kernels:
         assert all(column.shape == (rows,) for column in columns)
         drawn = np.empty(rows, dtype=np.int64)
         self._library.gpt2ja_draw_nucleus(
-            scores.ctypes.data_as(ctypes.c_void_p),
+            _address(scores),
             ctypes.c_size_t(rows),
             ctypes.c_int(size),
-            *(array.ctypes.data_as(ctypes.c_void_p) for array in (*columns, drawn)),
+            *(_address(array) for array in (*columns, drawn)),
         )
         return drawn
 
@@ -120,11 +120,11 @@ class Kernels:
         best = np.empty(count, dtype=np.float32)
         places = np.empty(count, dtype=np.int64)
         self._library.gpt2ja_best(
-            ctypes.c_void_p(scores.ctypes.data),
+            _address(scores),
             ctypes.c_int(len(scores)),
             ctypes.c_int(count),
-            ctypes.c_void_p(best.ctypes.data),
-            ctypes.c_void_p(places.ctypes.data),
+            _address(best),
+            _address(places),
         )
         return best, places
 
@@ -163,10 +163,10 @@ class Kernels:
             assert column.flags.c_contiguous
         places = np.empty(rows, dtype=np.int64)
         self._library.gpt2ja_draw_best(
-            ctypes.c_void_p(scores.ctypes.data),
+            _address(scores),
             ctypes.c_size_t(rows),
             ctypes.c_int(size),
-            *(ctypes.c_void_p(array.ctypes.data) for array in (*columns, places)),
+            *(_address(array) for array in (*columns, places)),
         )
         return places
 
@@ -182,6 +182,11 @@ class Kernels:
         no memory for it.
         """
         return float(self._library.gpt2ja_multiply_rate())
+
+
+def _address(array: NDArray[np.generic]) -> ctypes.c_void_p:
+    """Where a contiguous array begins; the array must live until the call has returned."""
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def load_kernels() -> Kernels | str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -23,6 +23,8 @@ from gpt2ja_onnx.cli.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from gpt2ja_onnx.device.choice import DeviceChoice
 
 _ROWS = (1, 8)
 _PROMPT, _STEPS = 16, 32
@@ -77,7 +79,7 @@ def run() -> None:
         Path(directory),
         manifest,
         threads=available_threads(),
-        device=device,  # type: ignore[arg-type]
+        device=cast("DeviceChoice", device),
     )
     _tell(
         {

@@ -11,10 +11,10 @@ import numpy as np
 
 from gpt2ja_onnx.sampling import warpers
 from gpt2ja_onnx.sampling.warpers import (
+    CUTS,
     MinP,
     Rows,
     Temperature,
-    TopK,
     TopP,
     draw_places,
     order_ties,
@@ -43,7 +43,7 @@ def fits(config: GenerationConfig) -> bool:
     if not config.do_sample or config.num_beams > 1 or config.top_k:
         return False
     row = Rows([config], np.ones(1, dtype=np.int64))
-    others = [kind for kind in warpers.WARPERS if kind not in (Temperature, TopK, TopP, MinP)]
+    others = [kind for kind in warpers.WARPERS if kind not in CUTS]
     return all(kind.of(row) is None for kind in others)
 
 

@@ -261,6 +261,10 @@ WARPERS: list[type[Warper]] = [
 ]
 
 
+# The warpers that native draws know.
+CUTS = (Temperature, TopK, TopP, MinP)
+
+
 class Cuts:
     """Temperature, top-k, top-p and min-p of some rows, as the native operators take them."""
 
@@ -300,7 +304,7 @@ class Warpers:
         rows = Rows([state.config for state in states], keep)
         made = [kind.of(rows) for kind in WARPERS] if states else []
         self._warpers = [warper for warper in made if warper is not None]
-        simple = all(isinstance(w, Temperature | TopK | TopP | MinP) for w in self._warpers)
+        simple = all(isinstance(w, CUTS) for w in self._warpers)
         self._cuts = Cuts(rows) if states and simple and (keep == 1).all() else None
 
     def draw(
