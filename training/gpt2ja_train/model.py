@@ -68,8 +68,8 @@ def train_model(
     Raises:
         CorpusError: A file of the corpus is missing, or shorter than one block.
         CheckpointError: The tokenizer is missing, `init_from` cannot be read or has another
-            vocabulary or context, or there is nothing to resume, or it was begun with another
-            shape, vocabulary, optimizer or learning rate.
+            context, or there is nothing to resume, or it was begun with another shape,
+            vocabulary, optimizer or learning rate.
         OutputError: `output` holds a training run already and `resume` is not set, or files that
             the run would overwrite or remove; or it is, holds or lies inside an input.
     """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
 from gpt2ja_onnx.errors import CheckpointError
-from gpt2ja_train.tokenizer import SPECIAL_TOKENS
+from gpt2ja_train.tokenizer import special_ids
+from gpt2ja_train.vocabulary_transfer import transfer_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,15 +23,13 @@ def make_network(spiece: Path, settings: TrainingSettings) -> GPT2LMHeadModel:
     """A GPT-2 in fp32, with random weights or those of ``settings.init_from``.
 
     Raises:
-        CheckpointError: ``settings.init_from`` cannot be read, or has another tokenizer or
-            context.
+        CheckpointError: ``settings.init_from`` cannot be read, or has another context.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
     if settings.init_from is not None:
         return _read(settings.init_from, processor, settings)
-    ids = {f"{name}_id": processor.piece_to_id(piece) for name, piece in SPECIAL_TOKENS.items()}
     config = GPT2Config(
         vocab_size=processor.get_piece_size(),
         n_positions=settings.context,
@@ -39,7 +39,7 @@ def make_network(spiece: Path, settings: TrainingSettings) -> GPT2LMHeadModel:
         n_head=settings.heads,
         tokenizer_class="BertGenerationTokenizer",
         **_dropouts(settings),
-        **ids,
+        **special_ids(processor),
     )
     return GPT2LMHeadModel(config)
 
@@ -80,21 +80,19 @@ def _read(
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(f"{location}: the weights lack {wrong[0]}")
-    if _pieces(theirs) != _pieces(tokenizer):
-        raise CheckpointError(
-            f"{location}: has another tokenizer than the one given; a model goes on with its own"
-        )
     if model.config.n_positions != settings.context:
         raise CheckpointError(
             f"{location}: has a context of {model.config.n_positions}, expected {settings.context}"
         )
     network: GPT2LMHeadModel = model
+    if theirs.serialized_model_proto() != tokenizer.serialized_model_proto():
+        kept, pieces = transfer_vocabulary(model, theirs, tokenizer), tokenizer.get_piece_size()
+        print(
+            f"{location}: had another tokenizer; {kept:,} of {pieces:,} pieces keep their "
+            "embeddings, the others begin with means of those",
+            file=sys.stderr,
+        )
     return network
-
-
-def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
-    pieces: list[str] = processor.id_to_piece(list(range(processor.get_piece_size())))
-    return pieces
 
 
 def _dropouts(settings: TrainingSettings) -> dict[str, float]:

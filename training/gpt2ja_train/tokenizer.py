@@ -36,6 +36,11 @@ def _names(marker: dict[str, Any]) -> list[str] | None:
 TOKENIZER = Product("a tokenizer", "tokenizer_config.json", _names)
 
 
+def special_ids(processor: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
+    """The ids of the special tokens, by their names in a model's configuration."""
+    return {f"{name}_id": processor.piece_to_id(piece) for name, piece in SPECIAL_TOKENS.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizerSettings:
     """How the sentencepiece unigram model is trained; the defaults are the model card's.

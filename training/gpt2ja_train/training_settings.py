@@ -19,7 +19,8 @@ class TrainingSettings:
 
     Attributes:
         init_from: Checkpoint to go on from, a directory or a hub id; its shape takes the place
-            of `layers`, `width` and `heads`. None starts with random weights.
+            of `layers`, `width` and `heads`. With another tokenizer, pieces that it knew keep
+            their embeddings. None starts with random weights.
         layers: Transformer blocks.
         width: Width of the residual stream.
         heads: Attention heads; must divide `width`.
