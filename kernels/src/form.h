@@ -6,7 +6,7 @@
 
 #include "operator.h"
 
-typedef enum { NORM = 1, GELU_AFTER = 2, ADDS = 4, BIAS = 8, TRANSPOSED = 16 } Form;
+typedef enum { NORM = 1, GELU_AFTER = 2, ADDS = 4, BIAS = 8, TRANSPOSED = 16, TWO_BYTES = 32 } Form;
 
 static inline Epilogue epilogue_of(Form form) {
     return form & GELU_AFTER ? GELU : form & ADDS ? RESIDUAL : PLAIN;

@@ -20,6 +20,7 @@ typedef enum { PLAIN, GELU, RESIDUAL } Epilogue;
 /* An int8 matrix with a scale a column, packed for one instruction set. */
 typedef struct {
     int inputs, outputs;
+    int bytes; /* of each activation: 1, or 2 */
     int8_t *weights; /* packed, see linear.h */
     float *scales;   /* column scale / 127; padded to whole panels like the two below */
     float *bias;     /* zeros where there is none */
@@ -61,9 +62,10 @@ typedef struct {
      * outputs), one of which is 1. */
     void (*pack)(const Linear *linear, const int8_t *weights, size_t row, size_t column,
                  int first, int last);
-    /* Normalise and quantise one row of `width` floats to words; `scratch` holds the row, padded.
-     * Returns the row's largest absolute value. */
-    float (*quantize)(const float *source, const Norm *norm, int width, float *scratch,
+    /* Normalise and quantise one row of `width` floats to words, those of the low bytes behind
+     * those of the high ones where there are two; `scratch` holds the row, padded. Returns the
+     * row's largest absolute value. */
+    float (*quantize)(const float *source, const Norm *norm, int width, int bytes, float *scratch,
                       uint32_t *words);
     /* Panels `first` to `last` of `rows` quantised rows times the matrix. */
     void (*multiply)(const Linear *linear, const uint32_t *words, const float *largest, int rows,
@@ -104,10 +106,13 @@ extern const Kernels kernels_avx512;
 /* Floats in a row that is padded to whole vectors. */
 static inline int padded(int width) { return (width + 15) / 16 * 16; }
 
-/* Words of a quantised row. */
+/* Words of a quantised row, for each of its bytes. */
 static inline int row_words(const Kernels *kernels, int inputs) {
     return padded(inputs) / kernels->group;
 }
+
+/* How many steps of a low byte make one of a high byte. */
+enum { LOW_STEPS = 254 };
 
 static inline int panels(const Kernels *kernels, int outputs) {
     return (outputs + kernels->panel - 1) / kernels->panel;

@@ -4,7 +4,9 @@
  *
  * with sum = Σ round(x × 127 / largest) × weight, exact. So a row's result depends neither on the
  * other rows nor on how the work is cut up, and equals the standard body's bit for bit but for
- * GELU.
+ * GELU. Activations of two bytes (rows.h) are two rows to everything but the end, where
+ *
+ *     sum = sum of the high bytes + sum of the low bytes / 254
  *
  * The weights of a panel of COLUMNS × 16 columns lie together, GROUP inputs of a column side by
  * side, so that one load meets one word of a row's activations:
@@ -13,6 +15,7 @@
  */
 
 enum { PANEL = 16 * COLUMNS, GROUP_BYTES = PANEL * GROUP, LINES = (GROUP_BYTES + 63) / 64 };
+enum { TILE_ROWS = 6 }; /* whose sums fit the registers */
 enum { AHEAD = 1024 }; /* bytes; measured for one row: 40 GB/s, with 2 KB 25, with 8 KB 39 */
 
 static void pack_group(const Linear *linear, const int8_t *weights, size_t row, size_t column,
@@ -84,19 +87,23 @@ INLINE f32x64 gelu(f32x64 x) {
     return x / (1.0f + exponentials(-2.0f * u));
 }
 
-INLINE f32x16 scaled(i32x16 sums, const Linear *linear, int column, float largest) {
+INLINE f32x16 without_offset(Sums sums, const Linear *linear, int column) {
     i32x16 offsets;
     memcpy(&offsets, linear->sums + column, sizeof offsets);
-    f32x16 value = to_float(sums - offsets) * load(linear->scales + column) * largest;
-    return value + load(linear->bias + column);
+    return to_float(whole(sums) - offsets);
 }
 
-/* A row's sums of a panel to its output; `residual` and `output` begin at the panel. */
-INLINE void finish(const Sums *sums, const Linear *linear, int column, float largest,
-                   Epilogue epilogue, const float *residual, float *output) {
+/* A row's sums of a panel, one array for each of its bytes, to its output; `residual` and `output`
+ * begin at the panel. */
+INLINE void finish(Sums (*sums)[COLUMNS], const int bytes, const Linear *linear, int column,
+                   float largest, Epilogue epilogue, const float *residual, float *output) {
     f32x16 values[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++)
-        values[c] = scaled(whole(sums[c]), linear, column + c * 16, largest);
+    for (int c = 0; c < COLUMNS; c++) {
+        int place = column + c * 16;
+        f32x16 sum = without_offset(sums[0][c], linear, place);
+        if (bytes == 2) sum += without_offset(sums[1][c], linear, place) * (1.0f / LOW_STEPS);
+        values[c] = sum * load(linear->scales + place) * largest + load(linear->bias + place);
+    }
     if (epilogue == GELU) {
         f32x64 all = {0};
         memcpy(&all, values, sizeof values);
@@ -118,17 +125,19 @@ typedef struct {
     int step;
 } Ahead;
 
-/* One panel times `rows` rows, whose number the compiler knows: all sums stay in registers. */
+/* One panel times `rows` rows of `bytes` bytes, whose numbers the compiler knows: all sums stay in
+ * registers. */
 INLINE void multiply_panel(const Linear *linear, const uint32_t *words, size_t stride,
-                           const float *largest, const int rows, int panel, Ahead ahead,
-                           const int lines, Epilogue epilogue, const float *residual,
+                           const float *largest, const int rows, const int bytes, int panel,
+                           Ahead ahead, const int lines, Epilogue epilogue, const float *residual,
                            float *output) {
     int groups = (linear->inputs + GROUP - 1) / GROUP;
     const int8_t *weights = linear->weights + (size_t)panel * (size_t)groups * GROUP_BYTES;
-    Sums sums[6][COLUMNS];
-    for (int r = 0; r < rows; r++)
+    Sums sums[TILE_ROWS][COLUMNS];
+    for (int r = 0; r < rows * bytes; r++)
         for (int c = 0; c < COLUMNS; c++) {
-            size_t place = (size_t)r * (size_t)linear->outputs + (size_t)(panel * PANEL + c * 16);
+            int row = r / bytes, column = panel * PANEL + c * 16;
+            size_t place = (size_t)row * (size_t)linear->outputs + (size_t)column;
             sums[r][c] = no_sums();
             __builtin_prefetch(output + place, 1);
             if (epilogue == RESIDUAL) __builtin_prefetch(residual + place);
@@ -139,13 +148,13 @@ INLINE void multiply_panel(const Linear *linear, const uint32_t *words, size_t s
         for (int line = 0; line < lines; line++)
             __builtin_prefetch(ahead.from + line * 64, 0, 2);
         ahead.from += ahead.step;
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows * bytes; r++)
             for (int c = 0; c < COLUMNS; c++)
                 sums[r][c] = dot(sums[r][c], columns[c], words[(size_t)r * stride + (size_t)group]);
     }
     for (int r = 0; r < rows; r++) {
         size_t place = (size_t)r * (size_t)linear->outputs + (size_t)panel * PANEL;
-        finish(sums[r], linear, panel * PANEL, largest[r], epilogue,
+        finish(sums + r * bytes, bytes, linear, panel * PANEL, largest[r], epilogue,
                residual + (epilogue == RESIDUAL ? place : 0), output + place);
     }
 }
@@ -154,17 +163,18 @@ static void multiply_rows(const Linear *linear, const uint32_t *words, size_t st
                           const float *largest, int rows, int panel, Ahead ahead,
                           Epilogue epilogue, const float *residual, float *output) {
     int alone = ahead.step == GROUP_BYTES;
-    switch (rows) {
-#define CASE(n)                                                                                  \
-    case n:                                                                                      \
+    switch (rows + (linear->bytes - 1) * TILE_ROWS) {
+#define CASE(n, bytes)                                                                           \
+    case n + (bytes - 1) * TILE_ROWS:                                                            \
         if (alone)                                                                               \
-            multiply_panel(linear, words, stride, largest, n, panel, ahead, LINES, epilogue,     \
-                           residual, output);                                                    \
-        else                                                                                     \
-            multiply_panel(linear, words, stride, largest, n, panel, ahead, (LINES + 1) / 2,     \
+            multiply_panel(linear, words, stride, largest, n, bytes, panel, ahead, LINES,        \
                            epilogue, residual, output);                                          \
+        else                                                                                     \
+            multiply_panel(linear, words, stride, largest, n, bytes, panel, ahead,               \
+                           (LINES + 1) / 2, epilogue, residual, output);                         \
         break;
-        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+        CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1)
+        CASE(1, 2) CASE(2, 2) CASE(3, 2)
 #undef CASE
     }
 }
@@ -174,9 +184,9 @@ static void multiply_rows(const Linear *linear, const uint32_t *words, size_t st
 static void multiply(const Linear *linear, const uint32_t *words, const float *largest, int rows,
                      int first, int last, Epilogue epilogue, const float *residual,
                      float *output) {
-    size_t stride = (size_t)padded(linear->inputs) / GROUP;
+    size_t stride = (size_t)padded(linear->inputs) / GROUP, bytes = (size_t)linear->bytes;
     size_t outputs = (size_t)linear->outputs, groups = (size_t)(linear->inputs + GROUP - 1) / GROUP;
-    int tiles = (rows + 5) / 6;
+    int most = TILE_ROWS / linear->bytes, tiles = (rows + most - 1) / most;
     for (int panel = first; panel < last; panel++)
         for (int tile = 0; tile < tiles; tile++) { /* of nearly the same number of rows */
             size_t begin = (size_t)(rows * tile / tiles), end = (size_t)(rows * (tile + 1) / tiles);
@@ -186,7 +196,7 @@ static void multiply(const Linear *linear, const uint32_t *words, const float *l
             if (tiles > 1)
                 ahead = (Ahead){weights + groups * GROUP_BYTES + (size_t)tile * share,
                                 GROUP_BYTES / tiles};
-            multiply_rows(linear, words + begin * stride, stride, largest + begin,
+            multiply_rows(linear, words + begin * bytes * stride, stride, largest + begin,
                           (int)(end - begin), panel, ahead, epilogue,
                           residual ? residual + begin * outputs : residual,
                           output + begin * outputs);

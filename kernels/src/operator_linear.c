@@ -1,4 +1,5 @@
-/* NormLinear, NormLinearGelu, LinearResidual and NormHead: a matrix with what stands around it. */
+/* NormLinear, NormLinearGelu, LinearResidual and NormHead: a matrix with what stands around it.
+ * A16: with activations of 16 bits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,6 +46,7 @@ static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
     int transposed = (self->base.form & TRANSPOSED) != 0;
     if (weights.rank != 2 || weights.dims[0] > 1 << 24 || weights.dims[1] > 1 << 24)
         return invalid(api, "the weights are not a matrix");
+    linear->bytes = self->base.form & TWO_BYTES ? 2 : 1;
     linear->inputs = (int)weights.dims[transposed];
     linear->outputs = (int)weights.dims[!transposed];
     if (linear->inputs < 1 || linear->outputs < 1 || scales.size != linear->outputs ||
@@ -79,10 +81,11 @@ static void quantize_task(void *data, size_t index) {
     const LinearKernel *self = call->kernel;
     const Kernels *kernels = self->base.kernels;
     int inputs = self->linear.inputs;
-    size_t words = (size_t)row_words(kernels, inputs), row = index;
+    int bytes = self->linear.bytes;
+    size_t words = (size_t)(row_words(kernels, inputs) * bytes), row = index;
     call->largest[row] = kernels->quantize(call->source + row * (size_t)inputs,
                                            self->base.form & NORM ? &self->norm : NULL, inputs,
-                                           call->scratch + row * (size_t)padded(inputs),
+                                           bytes, call->scratch + row * (size_t)padded(inputs),
                                            call->words + row * words);
 }
 
@@ -97,8 +100,8 @@ static void multiply_task(void *data, size_t index) {
     size_t end = begin + (size_t)call->rows_per_task;
     if (end > (size_t)call->rows) end = (size_t)call->rows;
     size_t outputs = begin * (size_t)linear->outputs;
-    kernels->multiply(linear, call->words + begin * (size_t)row_words(kernels, linear->inputs),
-                      call->largest + begin, (int)(end - begin), count * part / call->parts,
+    size_t words = (size_t)(row_words(kernels, linear->inputs) * linear->bytes);
+    kernels->multiply(linear, call->words + begin * words, call->largest + begin, (int)(end - begin), count * part / call->parts,
                       count * (part + 1) / call->parts, epilogue_of(self->base.form),
                       call->residual == NULL ? NULL : call->residual + outputs,
                       call->output + outputs);
@@ -126,11 +129,12 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     count_call();
     if (call.rows == 0) return NULL;
     size_t rows = (size_t)call.rows;
-    size_t row_bytes = (size_t)padded(linear->inputs) * (sizeof(float) + sizeof(uint32_t));
-    call.scratch = aligned_alloc(64, rows * row_bytes + aligned(rows * sizeof(float)));
+    size_t width = (size_t)padded(linear->inputs), words = rows * width * (size_t)linear->bytes;
+    size_t bytes = rows * width * sizeof(float) + words * sizeof(uint32_t);
+    call.scratch = aligned_alloc(64, bytes + aligned(rows * sizeof(float)));
     if (call.scratch == NULL) return out_of_memory(api);
-    call.words = (uint32_t *)(call.scratch + rows * (size_t)padded(linear->inputs));
-    call.largest = (float *)(call.words + rows * (size_t)padded(linear->inputs));
+    call.words = (uint32_t *)(call.scratch + rows * width);
+    call.largest = (float *)(call.words + words);
     OrtStatus *status = run(self, context, &call);
     free(call.scratch);
     return status;
@@ -144,5 +148,11 @@ DEFINE_OPERATOR(norm_linear, "NormLinear", LinearKernel, norm_types, result, NOR
 DEFINE_OPERATOR(norm_linear_gelu, "NormLinearGelu", LinearKernel, norm_types, result,
                 NORM | BIAS | GELU_AFTER)
 DEFINE_OPERATOR(linear_residual, "LinearResidual", LinearKernel, plain_types, result, BIAS | ADDS)
+DEFINE_OPERATOR(norm_linear_a16, "NormLinearA16", LinearKernel, norm_types, result,
+                NORM | BIAS | TWO_BYTES)
+DEFINE_OPERATOR(norm_linear_gelu_a16, "NormLinearGeluA16", LinearKernel, norm_types, result,
+                NORM | BIAS | GELU_AFTER | TWO_BYTES)
+DEFINE_OPERATOR(linear_residual_a16, "LinearResidualA16", LinearKernel, plain_types, result,
+                BIAS | ADDS | TWO_BYTES)
 static const int head_types[] = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT};
 DEFINE_OPERATOR(norm_head, "NormHead", LinearKernel, head_types, result, NORM | TRANSPOSED)

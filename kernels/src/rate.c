@@ -32,7 +32,7 @@ EXPORT double gpt2ja_multiply_rate(void) {
     Block block = arena_take(weights + numbers * 4 + 8 * 64);
     if (block.data == NULL) return 0;
     char *next = block.data;
-    Linear linear = {.inputs = TILE_INPUTS, .outputs = panel};
+    Linear linear = {.inputs = TILE_INPUTS, .outputs = panel, .bytes = 1};
     linear.weights = arena_part(&next, weights / 4, NULL, 0);
     linear.scales = arena_part(&next, (size_t)panel, NULL, 0);
     linear.bias = arena_part(&next, (size_t)panel, NULL, 0);

@@ -33,7 +33,7 @@ static int whole(float value, int low, int high) {
 }
 
 /* To whole numbers; returns the row's largest absolute value. */
-static float quantize(const float *source, const Norm *norm, int width, float *scratch,
+static float quantize(const float *source, const Norm *norm, int width, int bytes, float *scratch,
                       uint32_t *words) {
     if (norm != NULL) {
         double mean = 0, variance = 0;
@@ -46,9 +46,14 @@ static float quantize(const float *source, const Norm *norm, int width, float *s
         source = scratch;
     }
     float largest = largest_of(source, width);
-    float factor = largest == 0 ? 0 : 127.0f / largest;
-    for (int i = 0; i < width; i++)
-        words[i] = (uint32_t)whole(source[i] * factor, -127, 127);
+    int most = bytes == 2 ? 127 * LOW_STEPS : 127;
+    float factor = largest == 0 ? 0 : (float)most / largest;
+    for (int i = 0; i < width; i++) {
+        int value = whole(source[i] * factor, -most, most);
+        int high = bytes == 2 ? (int)rintf((float)value / LOW_STEPS) : value;
+        words[i] = (uint32_t)high;
+        if (bytes == 2) words[padded(width) + i] = (uint32_t)(value - high * LOW_STEPS);
+    }
     return largest;
 }
 
@@ -62,10 +67,14 @@ static void multiply(const Linear *linear, const uint32_t *words, const float *l
     for (int r = 0; r < rows; r++)
         for (int column = first; column < last; column++) {
             const int8_t *weights = linear->weights + (size_t)column * (size_t)linear->inputs;
-            const uint32_t *row = words + (size_t)r * (size_t)padded(linear->inputs);
-            int32_t sum = 0;
+            size_t width = (size_t)padded(linear->inputs);
+            const uint32_t *row = words + (size_t)(r * linear->bytes) * width;
+            int32_t sum = 0, low = 0;
             for (int i = 0; i < linear->inputs; i++) sum += weights[i] * (int32_t)row[i];
-            float value = (float)sum * linear->scales[column] * largest[r] + linear->bias[column];
+            for (int i = 0; linear->bytes == 2 && i < linear->inputs; i++)
+                low += weights[i] * (int32_t)row[width + (size_t)i];
+            float value = (float)sum + (float)low / LOW_STEPS;
+            value = value * linear->scales[column] * largest[r] + linear->bias[column];
             size_t place = (size_t)r * (size_t)linear->outputs + (size_t)column;
             if (epilogue == GELU) value = gelu(value);
             if (epilogue == RESIDUAL) value += residual[place];
@@ -90,12 +99,12 @@ static void quantize4(const float *source, const Norm *norm, int width, float *s
                       Row4 row) {
     uint32_t values[4096];
     if (norm != NULL) {
-        quantize(source, norm, width, scratch, values);
+        quantize(source, norm, width, 1, scratch, values);
         source = scratch;
     }
     for (int i = 0; i < width; i += BLOCK4) {
         Scale4 *scale = row.scales + i / BLOCK4;
-        *scale = (Scale4){quantize(source + i, NULL, BLOCK4, NULL, values) / 127, 0};
+        *scale = (Scale4){quantize(source + i, NULL, BLOCK4, 1, NULL, values) / 127, 0};
         for (int j = 0; j < BLOCK4; j++) {
             ((int8_t *)row.words)[i + j] = (int8_t)(int32_t)values[j];
             scale->sum += (float)(int32_t)values[j];

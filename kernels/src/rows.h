@@ -3,6 +3,8 @@
  *     normed = (x - mean) / √(variance + epsilon) × gamma + beta
  *     quantised = round(normed × 127 / largest),   largest = max |normed|
  *
+ * or, in two bytes, 254 × high + low = round(normed × 254 × 127 / largest), each from -127 to 127.
+ *
  * A NaN or an infinity makes `largest` one, so that it reaches every output of its row, and of its
  * row alone.
  */
@@ -53,13 +55,22 @@ INLINE i32x16 quantized(const float *source, float factor) {
     return clamp(nearest(load(source) * factor), -127, 127);
 }
 
-static float quantize(const float *source, const Norm *norm, int width, float *scratch,
+static float quantize(const float *source, const Norm *norm, int width, int bytes, float *scratch,
                       uint32_t *words) {
     source = prepared(source, norm, width, scratch);
     float largest = largest_of(source, width);
-    float factor = largest == 0 ? 0 : 127.0f / largest;
+    float most = bytes == 2 ? 127.0f * LOW_STEPS : 127.0f, factor = largest == 0 ? 0 : most / largest;
+    uint32_t *low_words = words + padded(width) / GROUP;
     for (int i = 0; i < width; i += 16)
-        store_words(quantized(source + i, factor), words + i / GROUP);
+        if (bytes == 1) {
+            store_words(quantized(source + i, factor), words + i / GROUP);
+        } else {
+            i32x16 both = clamp(nearest(load(source + i) * factor), -127 * LOW_STEPS,
+                                127 * LOW_STEPS);
+            i32x16 high = nearest(to_float(both) * (1.0f / LOW_STEPS));
+            store_words(high, words + i / GROUP);
+            store_words(both - high * LOW_STEPS, low_words + i / GROUP);
+        }
     return largest;
 }
 

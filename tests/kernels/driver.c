@@ -75,26 +75,26 @@ static void same(const char *what, const Kernels *kernels, const float *found,
         }
 }
 
-static float *multiplied(const Kernels *kernels, int rows, int inputs, int outputs, int transposed,
-                         const float *source, const Norm *norm, const int8_t *weights,
+static float *multiplied(const Kernels *kernels, int bytes_each, int rows, int inputs, int outputs,
+                         int transposed, const float *source, const Norm *norm, const int8_t *weights,
                          const float *scales, const float *bias, Epilogue epilogue,
                          const float *residual) {
     size_t width = (size_t)panels(kernels, outputs) * (size_t)kernels->panel;
-    Linear linear = {inputs, outputs, memory(packed_bytes(kernels, inputs, outputs)),
+    Linear linear = {inputs, outputs, bytes_each, memory(packed_bytes(kernels, inputs, outputs)),
                      calloc(width, sizeof(float)), calloc(width, sizeof(float)),
                      calloc(width, sizeof(int32_t))};
     memcpy(linear.scales, scales, (size_t)outputs * sizeof(float));
     memcpy(linear.bias, bias, (size_t)outputs * sizeof(float));
     size_t row = transposed ? 1 : (size_t)outputs, column = transposed ? (size_t)inputs : 1;
     kernels->pack(&linear, weights, row, column, 0, panels(kernels, outputs));
-    size_t words_size = (size_t)row_words(kernels, inputs);
+    size_t words_size = (size_t)(row_words(kernels, inputs) * bytes_each);
     uint32_t *words = memory((size_t)rows * words_size * sizeof *words);
     float *largest = malloc((size_t)rows * sizeof *largest);
     float *scratch = memory((size_t)padded(inputs) * sizeof *scratch);
     memset(scratch, 255, (size_t)padded(inputs) * sizeof *scratch); /* NaN, as memory may hold */
     for (int r = 0; r < rows; r++)
-        largest[r] = kernels->quantize(source + (size_t)r * (size_t)inputs, norm, inputs, scratch,
-                                       words + (size_t)r * words_size);
+        largest[r] = kernels->quantize(source + (size_t)r * (size_t)inputs, norm, inputs,
+                                       bytes_each, scratch, words + (size_t)r * words_size);
     float *output = malloc((size_t)rows * (size_t)outputs * sizeof *output);
     int cut = between(0, panels(kernels, outputs)); /* in two pieces, as threads do */
     kernels->multiply(&linear, words, largest, rows, 0, cut, epilogue, residual, output);
@@ -108,7 +108,7 @@ static float *multiplied(const Kernels *kernels, int rows, int inputs, int outpu
 static void try_linear(const Kernels *kernels) {
     int rows = between(0, 20), inputs = between(1, 200), outputs = between(1, 200);
     if (!between(0, 7)) outputs = 1;
-    int transposed = between(0, 1), normed = between(0, 1);
+    int transposed = between(0, 1), normed = between(0, 1), bytes_each = between(1, 2);
     Epilogue epilogue = (Epilogue)between(PLAIN, RESIDUAL);
     float *source = floats((size_t)(rows * inputs)), *gamma = floats((size_t)padded(inputs));
     float *beta = floats((size_t)padded(inputs)), *scales = floats((size_t)outputs);
@@ -121,19 +121,20 @@ static void try_linear(const Kernels *kernels) {
     if (!between(0, 3)) memset(weights, -128, (size_t)(inputs * outputs));
     Norm norm = {gamma, beta, 1e-5f}, *given = normed ? &norm : NULL;
     const float *added = epilogue == RESIDUAL ? residual : NULL;
-    float *found = multiplied(kernels, rows, inputs, outputs, transposed, source, given, weights,
+    float *found = multiplied(kernels, bytes_each, rows, inputs, outputs, transposed, source, given, weights,
                               scales, bias, epilogue, added);
-    float *expected = multiplied(&kernels_reference, rows, inputs, outputs, transposed, source,
+    float *expected = multiplied(&kernels_reference, bytes_each, rows, inputs, outputs, transposed, source,
                                  given, weights, scales, bias, epilogue, added);
     /* A norm's last bits decide ties of the rounding: one step of one input, at most a few. */
-    double tolerance = normed ? 0.3 : epilogue == GELU ? 1e-5 : 0;
+    double tolerance = normed ? 0.3 / (bytes_each == 2 ? 100 : 1)
+                       : epilogue == GELU || bytes_each == 2 ? 1e-5 : 0;
     compare("linear", kernels, found, expected, rows, outputs, tolerance);
-    float *other = multiplied(&kernels_avx2, rows, inputs, outputs, transposed, source, given,
+    float *other = multiplied(&kernels_avx2, bytes_each, rows, inputs, outputs, transposed, source, given,
                               weights, scales, bias, epilogue, added);
     same("linear, on AVX2", kernels, found, other, rows, outputs);
     int alone = between(0, rows - 1); /* the same bits without the other rows */
     if (rows) {
-        float *single = multiplied(kernels, 1, inputs, outputs, transposed, source + alone * inputs,
+        float *single = multiplied(kernels, bytes_each, 1, inputs, outputs, transposed, source + alone * inputs,
                                    given, weights, scales, bias, epilogue,
                                    added ? added + alone * outputs : NULL);
         same("linear, a row alone", kernels, single, found + alone * outputs, 1, outputs);
