@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration-text",
     type=click.Path(path_type=Path),
-    help="Text that shows what range an int8 cache needs.",
+    help="Text that int8 and int4 are fitted to: a few thousand tokens.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTPUT, if it is a bundle.")
 def command(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from gpt2ja_export.calibration import PRODUCTS
 from gpt2ja_export.graph_editor import MICROSOFT, GraphEditor, constant
+from gpt2ja_export.rounding import INT4_BLOCK, int4_blocks, int8_columns, int8_rows
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
@@ -17,14 +19,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpt2ja_export.calibration import Calibration, Product
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 _ZERO_POINT = 128  # activations are uint8 around 128: the int8 × int8 kernel is many times slower
-INT4_BLOCK = 32
+_WIDE_STEPS = 254  # of an 8-bit step, in one of 16 bits: what a second byte holds
 
 
-def convert_precision(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[str, Any]:
+def convert_precision(
+    model: ir.Model, shape: ModelShape, precision: Precision, calibration: Calibration | None
+) -> dict[str, Any]:
     """Rewrite the fused fp32 graph `model` in place to `precision`.
+
+    Args:
+        model: The graph.
+        shape: Its shape.
+        precision: What to convert to.
+        calibration: Of its products, for int8 and int4.
 
     Returns:
         What was done, for the manifest.
@@ -37,36 +48,46 @@ def convert_precision(model: ir.Model, shape: ModelShape, precision: Precision) 
     if precision in ("fp16", "bf16"):
         _to_half(model, ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.BFLOAT16)
         return {"kept_in_fp32": ["logits"]}
-    quantizer = _Quantizer(model, shape)
+    assert calibration is not None
+    quantizer = _Quantizer(model, shape, calibration)
     quantizer.quantize_head()
     if precision == "int8":
         quantizer.quantize_layers_int8()
-        method = {"weights": "int8 per output column", "activations": "uint8 per row"}
+        method = {
+            "weights": "int8 per output column, by GPTQ",
+            "activations": "uint8 per row",
+            "activations_16_bits": [f"h.{layer}.{name}" for layer, name in quantizer.wide],
+        }
     else:
         quantizer.quantize_layers_int4()
         method = {
-            "weights": f"int4 in blocks of {INT4_BLOCK}",
-            "embedding_and_head": "int8 per row",
+            "weights": f"int4 in blocks of {INT4_BLOCK}, by GPTQ",
             "activations": "int8 in blocks",
         }
+    method["embedding_and_head"] = "int8 per row"
     quantizer.check()
     return method | {"products": quantizer.products}
 
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """A quantised activation: (values - 128) × step × the largest absolute value of each row."""
+    """A quantised activation: Σ (values - 128) × step × the largest absolute value of each row."""
 
-    values: ir.Value
-    step: ir.Value
+    parts: list[tuple[ir.Value, ir.Value]]  # values and steps
     largest: ir.Value
 
 
 class _Quantizer(GraphEditor):
-    def __init__(self, model: ir.Model, shape: ModelShape) -> None:
+    def __init__(self, model: ir.Model, shape: ModelShape, calibration: Calibration) -> None:
         super().__init__(model.graph)
         self.shape = shape
+        self.calibration = calibration
         self.products = 0
+
+    @property
+    def wide(self) -> list[tuple[int, Product]]:
+        """The products with activations of 16 bits, in the order of the graph."""
+        return [place for place in self.calibration.grams if place in self.calibration.wide]
 
     def check(self) -> None:
         expected = 4 * self.shape.layers + 1
@@ -93,25 +114,21 @@ class _Quantizer(GraphEditor):
         self._quantize_product(head, matrix, scales, transposed=True)
 
     def quantize_layers_int8(self) -> None:
-        """Weights int8 per output column, activations uint8 with a scale a row.
+        """Weights int8 per output column, activations uint8, once or twice, with a scale a row.
 
         A row's scale is its own and integer sums are exact, so a row's result does not depend on
         the rest of the batch.
         """
-        for node, name, weight in self._layer_products():
-            scales = _scales(weight, axis=0)
-            matrix = np.rint(weight / scales).astype(np.int8)
-            self._quantize_product(
-                node,
-                self.store(f"{name}.int8", matrix),
-                self.store(f"{name}.scale", scales[0]),
-                transposed=False,
-            )
+        for node, place, name, weight in self._layer_products():
+            matrix, scales = int8_columns(weight, self.calibration.grams[place])
+            stored = self.store(f"{name}.int8", matrix), self.store(f"{name}.scale", scales)
+            wide = place in self.calibration.wide
+            self._quantize_product(node, *stored, transposed=False, wide=wide)
 
     def quantize_layers_int4(self) -> None:
         """Weights int4 in blocks along the input, each with its own scale and zero point."""
-        for node, name, weight in self._layer_products():
-            packed, scales, zero_points = _int4_blocks(weight)
+        for node, place, name, weight in self._layer_products():
+            packed, scales, zero_points = int4_blocks(weight, self.calibration.grams[place])
             inputs = [
                 node.inputs[0],
                 self.store(f"{name}.int4", packed),
@@ -135,13 +152,16 @@ class _Quantizer(GraphEditor):
         assert node is not None
         return node
 
-    def _layer_products(self) -> Iterator[tuple[ir.Node, str | None, NDArray[np.float32]]]:
-        """Yield the products of the layers, each with its weight's name and values."""
-        head = self._head()
-        for node in self.nodes("MatMul"):
+    def _layer_products(
+        self,
+    ) -> Iterator[tuple[ir.Node, tuple[int, Product], str | None, NDArray[np.float32]]]:
+        """Yield the products of the layers, each with its place, its weight's name and values."""
+        nodes = [node for node in self.nodes("MatMul") if node is not self._head()]
+        for index, node in enumerate(nodes):
+            layer, number = divmod(index, len(PRODUCTS))
             weight = node.inputs[1]
-            if node is not head and weight is not None:
-                yield node, weight.name, constant(weight)
+            assert weight is not None
+            yield node, (layer, PRODUCTS[number]), weight.name, constant(weight)
 
     def _quantize_lookup(self, lookup: ir.Node, matrix: ir.Value, scales: ir.Value) -> None:
         ids = lookup.inputs[1]
@@ -156,18 +176,24 @@ class _Quantizer(GraphEditor):
         self.graph.remove(lookup, safe=True)
 
     def _quantize_product(
-        self, node: ir.Node, matrix: ir.Value, scales: ir.Value, *, transposed: bool
+        self,
+        node: ir.Node,
+        matrix: ir.Value,
+        scales: ir.Value,
+        *,
+        transposed: bool,
+        wide: bool = False,
     ) -> None:
-        scaled = self._quantize_rows(node, node.inputs[0])
+        scaled = self._quantize_rows(node, node.inputs[0], wide=wide)
         zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         if transposed:  # QGemm reads a transposed matrix, but takes two dimensions
             flat = self.store("quantized.flat", np.array([-1, self.shape.width], dtype=np.int64))
             none = self.store("quantized.zeros", np.zeros(self.shape.vocab_size, dtype=np.int8))
-            values = self.insert(node, "Reshape", [scaled.values, flat])
+            [(values, step)] = scaled.parts
             product = self.insert(
                 node,
                 "QGemm",
-                [values, scaled.step, zero, matrix, scales, none],
+                [self.insert(node, "Reshape", [values, flat]), step, zero, matrix, scales, none],
                 [ir.AttrInt64("transB", 1)],
                 MICROSOFT,
             )
@@ -179,92 +205,60 @@ class _Quantizer(GraphEditor):
             target = self.insert(node, "Concat", [dims, tail], [ir.AttrInt64("axis", 0)])
             product = self.insert(node, "Reshape", [product, target])
         else:
-            product = self.insert(
-                node,
-                "MatMulIntegerToFloat",
-                [scaled.values, matrix, scaled.step, scales, zero],
-                domain=MICROSOFT,
-            )
+            products = [
+                self.insert(
+                    node,
+                    "MatMulIntegerToFloat",
+                    [values, matrix, step, scales, zero],
+                    domain=MICROSOFT,
+                )
+                for values, step in scaled.parts
+            ]
+            product = self.insert(node, "Add", products) if wide else products[0]
         result = self.insert(node, "Mul", [product, scaled.largest])
         self._finish(node, result)
 
-    def _quantize_rows(self, before: ir.Node, source: ir.Value | None) -> _Scaled:
+    def _quantize_rows(self, before: ir.Node, source: ir.Value | None, *, wide: bool) -> _Scaled:
         """Values = round(x * (127 / max |x|)) + 128, the maximum being that of the row.
+
+        With 16 bits, round(x * (32258 / max |x|)) = 254 × high + low, both as above.
 
         A row of zeros has a maximum of zero; whatever finite values its infinite factor leaves,
         the product is then multiplied by that zero.
         """
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
-        step = self.store("quantized.step", np.array(1 / 127, dtype=np.float32))
-        most = self.store("quantized.largest", np.array(127, dtype=np.float32))
-        one = self.store("quantized.one", np.array(1, dtype=np.float32))
-        zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
         largest = self.insert(before, "ReduceMax", [self.insert(before, "Abs", [source]), last])
-        factor = self.insert(before, "Div", [most, largest])
+        most = 127 * _WIDE_STEPS if wide else 127
+        step = self._number(f"step_{most}", 1 / most)
+        factor = self.insert(before, "Div", [self._number(f"most_{most}", most), largest])
         scaled = self.insert(before, "Mul", [source, factor])
-        values = self.insert(before, "QuantizeLinear", [scaled, one, zero])
-        return _Scaled(values, step, largest)
+        if not wide:
+            return _Scaled([(self._to_bytes(before, scaled), step)], largest)
+        whole = self.insert(before, "Round", [scaled])
+        steps = self._number("wide_steps", _WIDE_STEPS)
+        high = self.insert(before, "Round", [self.insert(before, "Div", [whole, steps])])
+        low = self.insert(before, "Sub", [whole, self.insert(before, "Mul", [high, steps])])
+        parts = [
+            (self._to_bytes(before, high), self._number("step_127", 1 / 127)),
+            (self._to_bytes(before, low), step),
+        ]
+        return _Scaled(parts, largest)
+
+    def _to_bytes(self, before: ir.Node, values: ir.Value) -> ir.Value:
+        zero = self.store("quantized.zero_point", np.array(_ZERO_POINT, dtype=np.uint8))
+        return self.insert(before, "QuantizeLinear", [values, self._number("one", 1), zero])
+
+    def _number(self, name: str, value: float) -> ir.Value:
+        return self.store(f"quantized.{name}", np.array(value, dtype=np.float32))
 
     def _store_rows(self, name: str, matrix: NDArray[np.float32]) -> tuple[ir.Value, ir.Value]:
-        scales = _scales(matrix, axis=1)
-        stored = np.rint(matrix / scales).astype(np.int8)
-        return self.store(f"{name}.int8", stored), self.store(f"{name}.scale", scales[:, 0])
+        stored, scales = int8_rows(matrix)
+        return self.store(f"{name}.int8", stored), self.store(f"{name}.scale", scales)
 
     def _finish(self, node: ir.Node, result: ir.Value) -> None:
         self.replace(node.outputs[0], result)
         self.graph.remove(node, safe=True)
         self.products += 1
-
-
-def _scales(matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    largest = np.abs(matrix).max(axis=axis, keepdims=True)
-    return np.maximum(largest / 127, 1e-30).astype(np.float32)
-
-
-def _int4_blocks(
-    weight: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Asymmetric 4-bit blocks in MatMulNBits' layout.
-
-    Args:
-        weight: Shape (inputs, outputs); inputs a multiple of the block.
-
-    Returns:
-        Packed values (outputs, blocks, block / 2), scales (outputs × blocks), packed zero points.
-    """
-    inputs, outputs = weight.shape
-    if inputs % INT4_BLOCK:
-        raise ExportError(f"int4 needs widths that are multiples of {INT4_BLOCK}, not {inputs}")
-    blocks = weight.T.reshape(outputs, inputs // INT4_BLOCK, INT4_BLOCK)
-    scales, zeros = _best_range(blocks)
-    values = np.clip(np.rint(blocks / scales + zeros), 0, 15).astype(np.uint8)
-    packed = values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
-    points = zeros[..., 0].astype(np.uint8)
-    if points.shape[1] % 2:
-        points = np.pad(points, ((0, 0), (0, 1)))
-    packed_points = points[:, 0::2] | (points[:, 1::2] << np.uint8(4))
-    return packed, scales.reshape(outputs, -1), packed_points
-
-
-def _best_range(
-    blocks: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale and zero point of every block: the shrunken range with the least squared error."""
-    low = np.minimum(blocks.min(axis=-1, keepdims=True), 0)
-    high = np.maximum(blocks.max(axis=-1, keepdims=True), 0)
-    best_error = np.full_like(low, np.inf)
-    best_scale = np.ones_like(low)
-    best_zero = np.zeros_like(low)
-    for shrink in np.linspace(1.0, 0.7, 7, dtype=np.float32):
-        scale = np.maximum((high - low) * shrink / 15, 1e-30).astype(np.float32)
-        zero = np.clip(np.rint(-low * shrink / scale), 0, 15)
-        restored = (np.clip(np.rint(blocks / scale + zero), 0, 15) - zero) * scale
-        error = np.square(restored - blocks).sum(axis=-1, keepdims=True)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_scale = np.where(better, scale, best_scale)
-        best_zero = np.where(better, zero, best_zero)
-    return best_scale, best_zero
 
 
 def _to_half(model: ir.Model, kind: ir.DataType) -> None:

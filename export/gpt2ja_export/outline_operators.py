@@ -18,18 +18,22 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from gpt2ja_export.calibration import Product
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 
-def outline_operators(model: ir.Model, shape: ModelShape, precision: Precision) -> dict[str, int]:
+def outline_operators(
+    model: ir.Model, shape: ModelShape, precision: Precision, wide: Iterable[Product]
+) -> dict[str, int]:
     """Replace the nodes of the quantised graph `model` by calls of functions, in place.
 
     Args:
         model: A fused graph with an int8 cache, and weights in int8 or int4.
         shape: Of the model; it says how many calls there must be.
         precision: Of its layers' weights.
+        wide: The products whose activations take 16 bits.
 
     Returns:
         How often each function is called.
@@ -42,13 +46,23 @@ def outline_operators(model: ir.Model, shape: ModelShape, precision: Precision) 
     layers = shape.layers
     expected = {"Embed": 1, "Attention": layers, "NormHead": 1, "Candidates": 1}
     suffix = "Int4" if precision == "int4" else ""
-    linears = {"NormLinear": layers, "NormLinearGelu": layers, "LinearResidual": 2 * layers}
-    expected |= {f"{name}{suffix}": count for name, count in linears.items()}
+    of_16_bits = Counter(_LINEARS[name] for name in wide)
+    for name, count in Counter([*_LINEARS.values()] * layers).items():
+        expected |= {f"{name}{suffix}": count - of_16_bits[name], f"{name}A16": of_16_bits[name]}
+    expected = {name: count for name, count in expected.items() if count}
     if outliner.counts != expected:
         raise ExportError(f"operators {dict(outliner.counts)} were found, expected {expected}")
     model.opset_imports[names.OPERATOR_DOMAIN] = 1
     common.RemoveUnusedNodesPass()(model)
     return expected
+
+
+_LINEARS: dict[Product, str] = {
+    "attn.c_attn": "NormLinear",
+    "attn.c_proj": "LinearResidual",
+    "mlp.c_fc": "NormLinearGelu",
+    "mlp.c_proj": "LinearResidual",
+}
 
 
 class _Outliner(GraphEditor):
@@ -66,8 +80,14 @@ class _Outliner(GraphEditor):
         self._outline_head()
         for node in self.nodes("MatMulIntegerToFloat"):
             _, matrix, _, scales, _ = node.inputs
-            scaled = only_consumer(node.outputs[0], "Mul")
-            self._outline_linear(_quantised_source(node), [matrix, scales], scaled, "")
+            total, source, suffix = node, _quantised_source(node), ""
+            pair = only_consumer(node.outputs[0], "Add")
+            if pair is not None:  # the high byte's product before the low one's
+                if pair.inputs[0] is not node.outputs[0]:
+                    continue
+                total, source, suffix = pair, _source_of_two_bytes(node), "A16"
+            scaled = only_consumer(total.outputs[0], "Mul")
+            self._outline_linear(source, [matrix, scales], scaled, suffix)
         for node in self.nodes("MatMulNBits"):
             source, *weights = node.inputs
             self._outline_linear(source, weights, node, "Int4")
@@ -233,9 +253,18 @@ def _body(
 
 def _quantised_source(node: ir.Node | None) -> ir.Value | None:
     """What was quantised to the first input of `node`."""
-    quantize = producer(node.inputs[0], "QuantizeLinear") if node is not None else None
-    scaled = producer(quantize.inputs[0], "Mul") if quantize is not None else None
-    return scaled.inputs[0] if scaled is not None else None
+    return _source(node, "QuantizeLinear", "Mul")
+
+
+def _source_of_two_bytes(node: ir.Node) -> ir.Value | None:
+    return _source(node, "QuantizeLinear", "Round", "Div", "Round", "Mul")
+
+
+def _source(node: ir.Node | None, *kinds: str) -> ir.Value | None:
+    """The first input at the end of a chain of first inputs."""
+    for kind in kinds:
+        node = producer(node.inputs[0], kind) if node is not None else None
+    return node.inputs[0] if node is not None else None
 
 
 def _epsilon(norm: ir.Node) -> ir.Attr:

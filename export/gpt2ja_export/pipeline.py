@@ -14,7 +14,7 @@ from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_export.companion_files import write_generation_config, write_tokenizer
 from gpt2ja_export.limits import check
 from gpt2ja_export.optimum_export import export_plain
-from gpt2ja_export.quantize_cache import cache_ranges, quantize_cache
+from gpt2ja_export.quantize_cache import quantize_cache
 from gpt2ja_export.tokenizer_rules import load_tokenizer
 from gpt2ja_export.verify import Verification, as_dict, verify
 from gpt2ja_export.weight_sizes import weights_by_part
@@ -64,6 +64,7 @@ _ONLY_ON_CUDA = "CUDA's kernels, captured decoding, moves of cache rows"
 _INLINE_BYTES = 1024
 Step = Literal[
     "opening the checkpoint",
+    "equalizing",
     "exporting with Optimum",
     "fusing",
     "converting",
@@ -94,8 +95,8 @@ class ExportSettings:
         graph: ``fused`` for this runtime; ``portable`` keeps Optimum's own graph and files.
         verify: Compare with PyTorch, and fail over the limits of the precision.
         eval_text: UTF-8 text on which perplexity is measured; None takes a short one.
-        calibration_text: UTF-8 text on which the ranges of an int8 cache are found; None takes
-            another short one.
+        calibration_text: UTF-8 text that int8 and int4 are fitted to; None takes another short
+            one.
     """
 
     precision: Precision = "int8"
@@ -120,6 +121,8 @@ class ExportSettings:
     def steps(self) -> tuple[Step, ...]:
         """What `export_bundle` reports, in this order."""
         skipped = set[Step]() if self.graph == "fused" else set(_ONLY_FUSED)
+        if CACHE_TYPES[self.precision] != "int8":
+            skipped.add("equalizing")
         if not self.verify:
             skipped.add("verifying against PyTorch")
         return tuple(step for step in get_args(Step) if step not in skipped)
@@ -239,10 +242,18 @@ def _write_fused(
     from onnx_ir.passes import common
 
     from gpt2ja_export.cache_move_graph import cache_move_graph
+    from gpt2ja_export.calibration import calibrate, cut_to_windows
     from gpt2ja_export.convert_precision import convert_precision
+    from gpt2ja_export.equalize import equalize
     from gpt2ja_export.fuse import fuse
     from gpt2ja_export.outline_operators import outline_operators
 
+    windows = cut_to_windows(calibration_ids, shape.context)
+    equal, calibration = None, None
+    if shape.cache_dtype == "int8":
+        report("equalizing")
+        equal = equalize(model, windows)
+        model = equal.model
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
         export_plain(model, Path(plain))
@@ -251,11 +262,14 @@ def _write_fused(
         fusions = fuse(graph, shape, settings.device)
         report("converting")
         quantization: dict[str, Any] = {}
-        if shape.cache_dtype == "int8":
-            quantization |= quantize_cache(graph, shape, cache_ranges(model, calibration_ids))
-        quantization |= convert_precision(graph, shape, settings.precision)
-        if shape.cache_dtype == "int8":
-            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision)
+        if equal is not None:
+            calibration = calibrate(model, windows, settings.precision)
+            ranges = equal.value_ranges
+            quantization |= quantize_cache(graph, shape, ranges, len(calibration_ids))
+        quantization |= convert_precision(graph, shape, settings.precision, calibration)
+        if calibration is not None:
+            wide = [name for _, name in calibration.wide]
+            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision, wide)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from gpt2ja_export.calibration import Calibration
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 
@@ -69,9 +70,9 @@ def test_a_group_that_is_not_found_fails_the_export(
     message: str,
 ) -> None:
     def convert_and_break(
-        model: ir.Model, shape: ModelShape, precision: Precision
+        model: ir.Model, shape: ModelShape, precision: Precision, calibration: Calibration
     ) -> dict[str, Any]:
-        found = convert_precision(model, shape, precision)
+        found = convert_precision(model, shape, precision, calibration)
         change(GraphEditor(model.graph))
         model.graph.sort()
         return found

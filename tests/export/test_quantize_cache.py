@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_export.quantize_cache import cache_ranges
 from gpt2ja_export.rows import logits_at_once
 from gpt2ja_onnx.bundle.manifest import read_manifest
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import ExportError
-from tests.conftest import CONTEXT, VOCABULARY
+from tests.conftest import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,23 +83,6 @@ def test_channels_of_large_keys_cost_the_others_nothing(
         export_bundle(str(source), tmp_path / "out", settings, force=True)
         lost.append(divergence(tmp_path / "out", reference))
     assert lost[1] < 2 * lost[0] < 0.01
-
-
-def test_ranges_are_those_of_the_whole_context(torch_model: GPT2LMHeadModel) -> None:
-    ranges = cache_ranges(torch_model, IDS[:5].tolist())
-    assert ranges.shape == (2, 2, 2, 32)
-    repeated = np.resize(IDS[:5], (1, CONTEXT))
-    with torch.inference_mode():
-        layers = torch_model(torch.from_numpy(repeated), use_cache=True).past_key_values
-    largest = layers[1][0][0, 1, :, 7].abs().max()  # of layer 1: keys, head 1, channel 7
-    assert ranges[1, 0, 1, 7] == pytest.approx(float(largest))
-
-
-def test_ranges_of_a_long_text_are_those_of_all_of_it(torch_model: GPT2LMHeadModel) -> None:
-    ids = np.random.default_rng(4).integers(6, VOCABULARY, 2 * CONTEXT).tolist()
-    halves = [cache_ranges(torch_model, part) for part in (ids[:CONTEXT], ids[CONTEXT:])]
-    np.testing.assert_array_equal(cache_ranges(torch_model, ids), np.maximum(*halves))
-    assert (halves[0] != halves[1]).all()
 
 
 def test_a_layer_without_attention(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

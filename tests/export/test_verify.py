@@ -22,9 +22,10 @@ from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from gpt2ja_export.calibration import Product
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 CANDIDATES = (names.CANDIDATE_SCORES, names.CANDIDATE_IDS)
@@ -132,9 +133,9 @@ def test_a_broken_graph_is_refused(
     messages: list[str],
 ) -> None:
     def outline_and_break(
-        model: ir.Model, shape: ModelShape, precision: Precision
+        model: ir.Model, shape: ModelShape, precision: Precision, wide: Iterable[Product]
     ) -> dict[str, int]:
-        found = outline_operators(model, shape, precision)
+        found = outline_operators(model, shape, precision, wide)
         change(GraphEditor(model.graph), shape)
         model.graph.sort()
         return found

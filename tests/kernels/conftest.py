@@ -25,8 +25,12 @@ def native() -> Kernels:
 def quantized(
     bundles: dict[str, Path], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Bundles that call functions, by precision."""
-    int4 = tmp_path_factory.mktemp("int4") / "int4"
+    """Bundles that call functions: int8, int4, and int8 with all activations of 16 bits."""
+    made = tmp_path_factory.mktemp("quantized")
     # The limits are about trained weights; random ones lose more.
-    export_bundle(str(checkpoint), int4, ExportSettings(precision="int4", verify=False))
-    return {"int8": bundles["int8"], "int4": int4}
+    int4 = ExportSettings(precision="int4", verify=False)
+    export_bundle(str(checkpoint), made / "int4", int4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", -1)
+        export_bundle(str(checkpoint), made / "a16", ExportSettings(verify=False))
+    return {"int8": bundles["int8"], "int4": made / "int4", "a16": made / "a16"}

@@ -29,6 +29,7 @@ _CHANGING = {
     "Embed": (0, 1),
     "Attention": (0, 1, 2, 3, 4),
     "LinearResidual": (0, 4),
+    "LinearResidualA16": (0, 4),
     "LinearResidualInt4": (0, 5),
 }
 

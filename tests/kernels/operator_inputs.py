@@ -20,6 +20,7 @@ EPSILON = {"epsilon": 1e-5}
 DEMO_SHAPE = (256, 8000)  # of the demo model's head, whose body holds its width and vocabulary
 INT8 = ["LinearResidual", "NormLinear", "NormLinearGelu"]
 INT4 = [f"{name}Int4" for name in INT8]
+A16 = [f"{name}A16" for name in INT8]
 
 
 def floats(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
@@ -89,4 +90,5 @@ def home(quantized: dict[str, Path], name: str) -> Path:
     """A bundle whose graph calls `name`."""
     if name == "NormHead":
         return demo_bundle()
-    return quantized["int4" if name.endswith("Int4") else "int8"]
+    kind = next((kind for kind in ("Int4", "A16") if name.endswith(kind)), "int8")
+    return quantized[kind.lower()]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernels.one_operator import OneOperator
 from tests.kernels.operator_inputs import (
+    A16,
     DEMO_SHAPE,
     INT4,
     INT8,
@@ -30,7 +31,7 @@ BLOCKS = [(1, 64, 192), (40, 256, 70), (120, 96, 768), (1, 1280, 40), (3, 32, 1)
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, shape) for name in INT8 for shape in ODD + BLOCKS),
+        *((name, shape) for name in INT8 + A16 for shape in ODD + BLOCKS),
         *((name, shape) for name in INT4 for shape in BLOCKS),
         *(("NormHead", (rows, *DEMO_SHAPE)) for rows in (1, 5, 33)),
     ],
@@ -42,7 +43,7 @@ def test_linear(quantized: dict[str, Path], name: str, shape: tuple[int, int, in
     assert_near(found, expected, OPERATORS[name])
 
 
-@pytest.mark.parametrize("name", [*INT8, *INT4, "NormHead"])
+@pytest.mark.parametrize("name", [*INT8, *A16, *INT4, "NormHead"])
 def test_a_row_alone_among_others_and_on_several_threads(
     quantized: dict[str, Path], name: str
 ) -> None:
@@ -62,7 +63,7 @@ def test_a_row_alone_among_others_and_on_several_threads(
             np.testing.assert_array_equal(operator(some)[0], expected[rows])
 
 
-@pytest.mark.parametrize("name", [*INT8, *INT4])
+@pytest.mark.parametrize("name", [*INT8, *A16, *INT4])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_in_its_row(
     quantized: dict[str, Path], name: str, value: float
@@ -77,7 +78,7 @@ def test_what_is_not_finite_stays_in_its_row(
     np.testing.assert_array_equal(found[others], clean[others])
 
 
-@pytest.mark.parametrize("name", ["LinearResidual", "LinearResidualInt4"])
+@pytest.mark.parametrize("name", ["LinearResidual", "LinearResidualA16", "LinearResidualInt4"])
 def test_a_row_of_zeros(quantized: dict[str, Path], name: str) -> None:
     arrays = linear(name, 3, 96, 70)
     arrays[0][1] = 0

@@ -45,9 +45,9 @@ def test_common_pieces_keep_their_scores_and_others_get_means(
     torch.testing.assert_close(given, expected)
 
     new = next(p for p in pieces if p not in old and len(theirs.encode(p)) > 1 and "▁" not in p)
-    for table in (GPT2LMHeadModel.get_input_embeddings, GPT2LMHeadModel.get_output_embeddings):
-        mean = table(before).weight[theirs.encode(new)].mean(dim=0)
-        torch.testing.assert_close(table(after).weight[pieces.index(new)], mean)
-    shared = after.get_output_embeddings().weight is after.get_input_embeddings().weight
-    assert shared == tied
+    for name in ("transformer.wte", "lm_head"):
+        old, new_table = (model.get_parameter(f"{name}.weight") for model in (before, after))
+        mean = old[theirs.encode(new)].mean(dim=0)
+        torch.testing.assert_close(new_table[pieces.index(new)], mean)
+    assert (after.lm_head.weight is after.transformer.wte.weight) == tied
     assert after.config.eos_token_id == ours.piece_to_id("</s>")

@@ -35,14 +35,11 @@ def transfer_vocabulary(
         [known[piece]] if piece in known else theirs.encode(piece.replace("▁", " ")) or [0]
         for piece in pieces
     ]
-    tables = [model.get_input_embeddings()]
-    if model.get_output_embeddings().weight is not tables[0].weight:
-        tables.append(model.get_output_embeddings())
-    means = [torch.stack([table.weight[row].mean(dim=0) for row in rows]) for table in tables]
+    before = [model.transformer.wte.weight, model.lm_head.weight]  # one tensor where tied
     model.resize_token_embeddings(len(pieces), mean_resizing=False)
     with torch.no_grad():
-        model.get_output_embeddings().weight.copy_(means[-1])
-        model.get_input_embeddings().weight.copy_(means[0])
+        for old, new in zip(before, [model.transformer.wte, model.lm_head], strict=True):
+            new.weight.copy_(torch.stack([old[row].mean(dim=0) for row in rows]))
     model.config.update(special_ids(ours))
     return sum(piece in known for piece in pieces)
 
