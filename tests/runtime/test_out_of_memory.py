@@ -163,6 +163,22 @@ def test_without_memory_to_move_beams_their_search_fails_alone(
     assert token_ids(other) == [expected_ids(PROMPTS[1], 9)]
 
 
+def test_without_memory_to_copy_a_prompt_its_request_fails_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def copy(*_: object) -> None:
+        raise OutOfMemoryError("the device is out of memory")
+
+    engine = small_engine()
+    monkeypatch.setattr(engine.batch.cache, "copy", copy)
+    several = make_group(PROMPTS[0], num_return_sequences=3, max_new_tokens=9)
+    other = make_group(PROMPTS[1], max_new_tokens=9)
+    run(engine, [other, several])
+    with pytest.raises(GenerationError, match="there is no memory for the request"):
+        token_ids(several)
+    assert token_ids(other) == [expected_ids(PROMPTS[1], 9)]
+
+
 def test_errors_that_are_no_lack_of_memory_are_not_caught() -> None:
     session = FakeSession()
     engine = Engine(session, max_rows=8)

@@ -9,11 +9,13 @@ import pytest
 
 from gpt2ja_onnx import GenerationConfig
 from gpt2ja_onnx.engine.batch import Batch
+from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from gpt2ja_onnx.engine.prefill import Prefill, pieces
 from gpt2ja_onnx.engine.sequence import Sequence
 from gpt2ja_onnx.engine.statistics import Counters
 from tests.conftest import CONTEXT, VOCABULARY
+from tests.fakes import FakeSession, expected_ids, make_group, run, token_ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,3 +81,28 @@ def test_scores_alone_and_among_longer_texts(model: GPT2Ja, length: int) -> None
     texts = [IDS[:length].tolist(), IDS[::-1][: 2 * BLOCK].tolist()]
     (alone,) = model.score(texts[:1])
     assert model.score(texts)[0].logprob == alone.logprob
+
+
+def test_first_tokens_do_not_wait_for_copies_of_their_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine(FakeSession(), max_rows=8)
+    request = make_group([1, 2, 3], num_return_sequences=6, max_new_tokens=4)
+    copy, begun = engine.batch.cache.copy, []
+
+    def watched(source: int, target: int, length: int) -> None:
+        begun.append([sequence.begun for sequence in engine.batch.running])
+        copy(source, target, length)
+
+    monkeypatch.setattr(engine.batch.cache, "copy", watched)
+    run(engine, [request])
+    assert begun == [[True] * 6] * 5
+    assert token_ids(request) == [expected_ids([1, 2, 3], 4)] * 6
+
+
+def test_sequences_that_end_at_once_need_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(FakeSession(), max_rows=8)
+    monkeypatch.setattr(engine.batch.cache, "copy", None)  # would fail if it was called
+    request = make_group([1, 2, 3], num_return_sequences=6, max_new_tokens=1)
+    run(engine, [request])
+    assert token_ids(request) == [expected_ids([1, 2, 3], 1)] * 6

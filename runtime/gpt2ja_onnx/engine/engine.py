@@ -109,6 +109,7 @@ class Engine:
         if first_scores is not None:
             tokens = counters.prompt_tokens - counters.shared_tokens - computed + len(admitted)
             self._advance(admitted, first_scores)
+            self._prefill.finish()
             self.scheduler.release_ended()
         try:
             if len(self.batch):

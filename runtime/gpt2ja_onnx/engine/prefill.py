@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpt2ja_onnx.device.base import Scores
+from gpt2ja_onnx.engine.advance import no_memory
+from gpt2ja_onnx.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +79,9 @@ def pieces(start: int, stop: int, longest: int) -> Iterator[tuple[int, int]]:
 class Prefill:
     """Computes the prompts of the batch's last rows, and gives the scores that follow them.
 
+    What first tokens need not wait for is left to `finish`: copies of a prompt that several
+    sequences share, and what is kept for later prompts.
+
     Args:
         session: The graph.
         batch: The rows.
@@ -99,6 +104,8 @@ class Prefill:
         self._piece = session.prompt_tokens
         # What followed the prompts of groups that have more sequences to come.
         self._first_scores: dict[SequenceGroup, Scores] = {}
+        self._copies: list[tuple[Prefix, int]] = []  # and the rows they go to
+        self._computed: list[int] = []  # rows whose prompts may be kept
 
     def __call__(self, sequences: list[Sequence]) -> Scores:
         """Compute prompts.
@@ -110,6 +117,7 @@ class Prefill:
             The scores of their first tokens.
         """
         running = self._batch.running
+        self._copies, self._computed = [], []
         wanted = {sequence.group for sequence in sequences}
         self._first_scores = {
             group: scores
@@ -131,6 +139,9 @@ class Prefill:
             self._compute(fresh)  # the prefix may be among them
             fresh = []
             if prefix is not None and shared >= kept:
+                if shared == running[row].length and running[row].search is None:
+                    self._copies.append((prefix, row))
+                    continue
                 self._cache.copy(prefix.row, row, shared)
                 self._compute_alone(row, shared)
             else:
@@ -138,6 +149,22 @@ class Prefill:
                 self._compute_alone(row, kept)
         self._compute(fresh)
         return Scores.joined([self._first_scores[sequence.group] for sequence in sequences])
+
+    def finish(self) -> None:
+        """Complete the rows of the last call, before anything else reads or moves them."""
+        for prefix, row in self._copies:
+            sequence = self._batch.running[row]
+            if sequence.ended:
+                continue
+            try:
+                self._cache.copy(prefix.row, row, prefix.length)
+            except OutOfMemoryError as error:
+                sequence.group.fail(no_memory(error))
+        if self._prefixes is not None:
+            for row in self._computed:
+                state = self._batch.running[row].state
+                self._prefixes.keep(state.history[: state.prompt_length], row)
+        self._copies, self._computed = [], []
 
     def _kept(self, sequence: Sequence) -> int:
         """Tokens of a prompt that were kept; two at least are left, see `pieces`."""
@@ -148,11 +175,6 @@ class Prefill:
     def _restore(self, row: int, length: int) -> None:
         assert self._prefixes is not None
         self._prefixes.restore(self._batch.running[row].state.history[:length], row)
-
-    def _keep(self, row: int) -> None:
-        if self._prefixes is not None:
-            sequence = self._batch.running[row]
-            self._prefixes.keep(sequence.state.history[: sequence.length], row)
 
     def _compute(self, rows: list[int]) -> None:
         """Compute the whole prompts of consecutive rows."""
@@ -189,7 +211,7 @@ class Prefill:
             plan.run()
             if end == sequence.length:
                 self._first_scores[sequence.group] = plan.scores()
-                self._keep(row)
+                self._computed.append(row)
 
     def _compute_at_once(self, first: int, count: int, longest: int) -> None:
         sequences = self._batch.running[first : first + count]
@@ -204,4 +226,4 @@ class Prefill:
         scores = plan.scores()
         for row, sequence in enumerate(sequences):
             self._first_scores[sequence.group] = scores.take([row])
-            self._keep(first + row)
+            self._computed.append(first + row)
