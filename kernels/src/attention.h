@@ -8,10 +8,18 @@
  * integers (values: within blocks of 256 positions, which are then added in order), so a token
  * has the same bits alone, in a prompt and in any piece of it.
  *
- * Keys and values of a head lie position by position: (capacity, size), size a multiple of 16.
+ * Keys and values of a head lie position by position: (capacity, size), size a multiple of 16. One
+ * query reads them as they are. For the queries of a prompt they are packed first, to 16 bits, so
+ * that one load serves several queries and each sum has a lane of its own:
+ *
+ *     keys    | inputs 0, 1 of positions 0 … 15 | inputs 2, 3 of positions 0 … 15 | … |   by 16
+ *     values  | positions 0, 1 of channel 0 | positions 0, 1 of channel 1 | … |           by 2
  */
 
 enum { BLOCK = 256 }; /* 256 × 32767 × 128 fits an int32 */
+/* Queries of a prompt that share loads, and 16-channel chunks of values: as many as there are
+ * registers for their sums. */
+enum { TOGETHER = COLUMNS == 4 ? EIGHT : 4, CHUNKS = COLUMNS == 4 ? 2 : 1 };
 
 static void store_cache(const float *source, int size, float scale, int8_t *target) {
     for (int i = 0; i < size; i += 16) {
@@ -83,15 +91,14 @@ static int32_t weigh(float *scores, int length, int width, int16_t *weights) {
     return sum_whole(total);
 }
 
-/* What `rows` queries, whose weights are `stride` apart, see in `chunks` × 16 channels. All sums
- * stay in registers: four queries of 16 channels, or one of 64. */
-INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, size_t stride,
-                const int rows, int length, const int chunks, size_t ahead, f32x16 *totals) {
-    for (int i = 0; i < rows * chunks; i++) totals[i] = (f32x16){0};
+/* What one query sees in `chunks` × 16 channels, whose sums stay in registers. */
+INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, int length,
+                const int chunks, size_t ahead, f32x16 *totals) {
+    for (int c = 0; c < chunks; c++) totals[c] = (f32x16){0};
     for (int block = 0; block < length; block += BLOCK) {
         int end = block + BLOCK < length ? block + BLOCK : length;
         Sums sums[4];
-        for (int i = 0; i < rows * chunks; i++) sums[i] = no_sums();
+        for (int c = 0; c < chunks; c++) sums[c] = no_sums();
         for (int p = block; p < end; p += 2) {
             const int8_t *first = values + (size_t)p * size;
             const int8_t *second = p + 1 < end ? first + size : first; /* its weight is 0 */
@@ -99,55 +106,175 @@ INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, size_
                 read_ahead(first + ahead);
                 read_ahead(first + size + ahead);
             }
-            for (int r = 0; r < rows; r++) {
-                uint32_t pair;
-                memcpy(&pair, weights + (size_t)r * stride + p, sizeof pair);
-                for (int c = 0; c < chunks; c++)
-                    sums[r * chunks + c] = dot_pair(
-                        sums[r * chunks + c], load_pair(first + c * 16, second + c * 16), pair);
-            }
+            uint32_t pair;
+            memcpy(&pair, weights + p, sizeof pair);
+            for (int c = 0; c < chunks; c++)
+                sums[c] = dot_pair(sums[c], load_pair(first + c * 16, second + c * 16), pair);
         }
-        for (int i = 0; i < rows * chunks; i++) totals[i] += to_float(whole(sums[i]));
+        for (int c = 0; c < chunks; c++) totals[c] += to_float(whole(sums[c]));
+    }
+}
+
+/* What the outputs of a query are multiplied by; what is not a number in it is not one in them. */
+static float output_factor(const Attention *attention, float factor, int32_t total) {
+    return attention->value_scale / (float)total + (factor - factor);
+}
+
+static void attend_one(const Attention *attention, const float *source, const int8_t *keys,
+                       const int8_t *values, size_t ahead, int length, void *scratch,
+                       float *output) {
+    int size = attention->head_size, width = padded(length);
+    float *scores = scratch;
+    int16_t *weights = (int16_t *)(scores + width), *query = weights + width;
+    float factor = quantize_query(source, size, query) * attention->key_scale /
+                   __builtin_sqrtf((float)size);
+    score(query, keys, ahead, size, length, factor, scores);
+    factor = output_factor(attention, factor, weigh(scores, length, width, weights));
+    f32x16 totals[4];
+    for (int channel = 0; channel < size;) {
+        int chunks = channel + 64 <= size ? 4 : 1;
+        if (chunks == 4)
+            mix(values + channel, (size_t)size, weights, length, 4, ahead, totals);
+        else
+            mix(values + channel, (size_t)size, weights, length, 1, 0, totals);
+        for (int c = 0; c < chunks; c++) store(output + channel + c * 16, totals[c] * factor);
+        channel += 16 * chunks;
+    }
+}
+
+/* Of the first `length` positions, with zeros up to whole vectors. */
+static void pack_keys(const int8_t *keys, int size, int length, int16_t *packed) {
+    for (int p = 0; p < padded(length); p += 4) {
+        int16_t *target = packed + (size_t)(p / 16 * 16) * (size_t)size + p % 16 * 2;
+        for (int i = 0; i < size; i += 8, target += 4 * 32) {
+            __m128i rows[4]; /* of 8 inputs, four pairs: transposed */
+            for (int r = 0; r < 4; r++) {
+                const int8_t *row = keys + (size_t)(p + r) * (size_t)size + i;
+                rows[r] = p + r < length
+                              ? _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)row))
+                              : _mm_setzero_si128();
+            }
+            __m128i low = _mm_unpacklo_epi32(rows[0], rows[1]);
+            __m128i low2 = _mm_unpacklo_epi32(rows[2], rows[3]);
+            __m128i high = _mm_unpackhi_epi32(rows[0], rows[1]);
+            __m128i high2 = _mm_unpackhi_epi32(rows[2], rows[3]);
+            _mm_store_si128((__m128i *)target, _mm_unpacklo_epi64(low, low2));
+            _mm_store_si128((__m128i *)(target + 32), _mm_unpackhi_epi64(low, low2));
+            _mm_store_si128((__m128i *)(target + 64), _mm_unpacklo_epi64(high, high2));
+            _mm_store_si128((__m128i *)(target + 96), _mm_unpackhi_epi64(high, high2));
+        }
+    }
+}
+
+static void pack_values(const int8_t *values, int size, int length, int16_t *packed) {
+    for (int p = 0; p < length; p += 2)
+        for (int i = 0; i < size; i += 16, packed += 32) {
+            const __m128i *row = (const __m128i *)(values + (size_t)p * (size_t)size + i);
+            const __m128i *next = (const __m128i *)((const int8_t *)row + size);
+            __m128i first = _mm_loadu_si128(row);
+            __m128i second = p + 1 < length ? _mm_loadu_si128(next) : _mm_setzero_si128();
+            _mm256_store_si256((__m256i *)packed,
+                               _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second)));
+            _mm256_store_si256((__m256i *)packed + 1,
+                               _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second)));
+        }
+}
+
+INLINE uint32_t pair_at(const int16_t *source) {
+    uint32_t pair;
+    memcpy(&pair, source, sizeof pair);
+    return pair;
+}
+
+/* Scores of TOGETHER queries, `stride` numbers apart, at all positions. */
+static void score_together(const int16_t *queries, size_t stride, const int16_t *keys, int size,
+                           int width, const float *factors, float *scores) {
+    for (int p = 0; p < width; p += 16) {
+        Sums sums[TOGETHER];
+        for (int q = 0; q < TOGETHER; q++) sums[q] = no_sums();
+        for (int i = 0; i < size; i += 2, keys += 32) {
+            Pairs pairs = load_pairs(keys);
+            for (int q = 0; q < TOGETHER; q++)
+                sums[q] = dot_pair(sums[q], pairs, pair_at(queries + (size_t)q * stride + i));
+        }
+        for (int q = 0; q < TOGETHER; q++)
+            store(scores + (size_t)q * (size_t)width + p, to_float(whole(sums[q])) * factors[q]);
+    }
+}
+
+/* What TOGETHER queries, whose weights are `width` apart, see in `chunks` × 16 channels. */
+INLINE void mix_together(const int16_t *values, int size, const int16_t *weights, int width,
+                         int length, const int chunks, f32x16 *totals) {
+    for (int i = 0; i < TOGETHER * chunks; i++) totals[i] = (f32x16){0};
+    for (int block = 0; block < length; block += BLOCK) {
+        int end = block + BLOCK < length ? block + BLOCK : length;
+        Sums sums[TOGETHER * CHUNKS];
+        for (int i = 0; i < TOGETHER * chunks; i++) sums[i] = no_sums();
+        for (int p = block; p < end; p += 2) {
+            Pairs pairs[CHUNKS];
+            for (int c = 0; c < chunks; c++)
+                pairs[c] = load_pairs(values + (size_t)p * (size_t)size + c * 32);
+            for (int q = 0; q < TOGETHER; q++)
+                for (int c = 0; c < chunks; c++)
+                    sums[q * chunks + c] =
+                        dot_pair(sums[q * chunks + c], pairs[c],
+                                 pair_at(weights + (size_t)q * (size_t)width + p));
+        }
+        for (int i = 0; i < TOGETHER * chunks; i++) totals[i] += to_float(whole(sums[i]));
+    }
+}
+
+static void attend_together(const Attention *attention, const float *sources, size_t stride,
+                            int count, const int16_t *keys, const int16_t *values, int length,
+                            void *scratch, float *outputs, size_t output_stride) {
+    int size = attention->head_size, longest = length + count - 1, width = padded(longest);
+    size_t query_size = (size_t)size + 16;
+    float *scores = scratch, factors[TOGETHER];
+    int16_t *weights = (int16_t *)(scores + TOGETHER * width);
+    int16_t *queries = weights + TOGETHER * width;
+    for (int q = 0; q < TOGETHER; q++) { /* where there are fewer, the last one again */
+        const float *source = sources + (size_t)(q < count ? q : count - 1) * stride;
+        float step = quantize_query(source, size, queries + (size_t)q * query_size);
+        factors[q] = step * attention->key_scale / __builtin_sqrtf((float)size);
+    }
+    score_together(queries, query_size, keys, size, width, factors, scores);
+    for (int q = 0; q < TOGETHER; q++) {
+        int seen = length + (q < count ? q : count - 1);
+        int32_t total = weigh(scores + q * width, seen, width, weights + q * width);
+        factors[q] = output_factor(attention, factors[q], total);
+    }
+    f32x16 totals[TOGETHER * CHUNKS];
+    for (int channel = 0; channel < size;) {
+        int chunks = channel + CHUNKS * 16 <= size ? CHUNKS : 1;
+        if (chunks == CHUNKS)
+            mix_together(values + channel * 2, size, weights, width, longest, CHUNKS, totals);
+        else
+            mix_together(values + channel * 2, size, weights, width, longest, 1, totals);
+        for (int q = 0; q < count; q++)
+            for (int c = 0; c < chunks; c++)
+                store(outputs + (size_t)q * output_stride + channel + c * 16,
+                      totals[q * chunks + c] * factors[q]);
+        channel += 16 * chunks;
     }
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
                    const int8_t *keys, const int8_t *values, size_t ahead, int length,
                    void *scratch, float *outputs, size_t output_stride) {
-    size_t capacity = (size_t)padded(attention->capacity);
+    if (count <= FEW_QUERIES) {
+        for (int q = 0; q < count; q++)
+            attend_one(attention, queries + (size_t)q * stride, keys, values, q == 0 ? ahead : 0,
+                       length + q, scratch, outputs + (size_t)q * output_stride);
+        return;
+    }
     int size = attention->head_size, longest = length + count - 1;
-    float *scores = scratch, factors[QUERIES];
-    int16_t *weights = (int16_t *)(scores + capacity);
-    int16_t *query = weights + QUERIES * capacity;
-    for (int q = 0; q < count; q++) {
-        float step = quantize_query(queries + (size_t)q * stride, size, query);
-        float factor = step * attention->key_scale / __builtin_sqrtf((float)size);
-        score(query, keys, q == 0 ? ahead : 0, size, length + q, factor, scores);
-        int32_t total = weigh(scores, length + q, padded(longest), weights + (size_t)q * capacity);
-        /* What is not a number in the query is not one in its output. */
-        factors[q] = attention->value_scale / (float)total + (factor - factor);
-    }
-    f32x16 totals[4];
-    for (int channel = 0; channel < size;) {
-        const int8_t *part = values + channel;
-        if (count == QUERIES) {
-            mix(part, (size_t)size, weights, capacity, QUERIES, longest, 1, 0, totals);
-            for (int q = 0; q < QUERIES; q++)
-                store(outputs + (size_t)q * output_stride + channel, totals[q] * factors[q]);
-            channel += 16;
-            continue;
-        }
-        int chunks = channel + 64 <= size ? 4 : 1;
-        for (int q = 0; q < count; q++) {
-            const int16_t *weight = weights + (size_t)q * capacity;
-            if (chunks == 4)
-                mix(part, (size_t)size, weight, 0, 1, length + q, 4, ahead, totals);
-            else
-                mix(part, (size_t)size, weight, 0, 1, length + q, 1, 0, totals);
-            for (int c = 0; c < chunks; c++)
-                store(outputs + (size_t)q * output_stride + channel + c * 16,
-                      totals[c] * factors[q]);
-        }
-        channel += 16 * chunks;
-    }
+    size_t numbers = (size_t)padded(longest) * (size_t)size;
+    int16_t *packed_keys = scratch, *packed_values = packed_keys + numbers;
+    pack_keys(keys, size, longest, packed_keys);
+    pack_values(values, size, longest, packed_values);
+    for (int q = 0; q < count; q += TOGETHER)
+        attend_together(attention, queries + (size_t)q * stride, stride,
+                        count - q < TOGETHER ? count - q : TOGETHER, packed_keys, packed_values,
+                        length + q, packed_values + numbers, outputs + (size_t)q * output_stride,
+                        output_stride);
 }

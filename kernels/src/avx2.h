@@ -73,7 +73,14 @@ INLINE Weights load_pair(const int8_t *first, const int8_t *second) {
                       _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b))}};
 }
 
-INLINE Sums dot_pair(Sums sums, Weights pair, uint32_t word) { return dot(sums, pair, word); }
+typedef Weights Pairs;
+
+INLINE Pairs load_pairs(const int16_t *source) {
+    const __m256i *halves = (const __m256i *)source;
+    return (Pairs){{_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)}};
+}
+
+INLINE Sums dot_pair(Sums sums, Pairs pair, uint32_t word) { return dot(sums, pair, word); }
 
 /* Products of half bytes and bytes, 16 columns of four inputs: pmaddubsw, whose 16-bit sums hold a
  * block, since 8 × 2 × 15 × 127 < 32768. */

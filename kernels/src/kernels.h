@@ -80,8 +80,8 @@ typedef struct {
                       Epilogue epilogue, const float *residual, float *output);
     /* Quantise `size` floats to the cache. */
     void (*store)(const float *source, int size, float scale, int8_t *target);
-    /* One head's queries number `first` to `last` of consecutive positions; query i sees `length`
-     * + i positions. Queries and outputs are `stride` floats apart. `scratch`: see
+    /* One head's `count` queries of consecutive positions; query i sees `length` + i positions.
+     * Queries and outputs are `stride` floats apart. `scratch`: see
      * attention_scratch. `ahead`: how many bytes further the keys and values lie that are likely
      * read after this call, or 0; a hint. */
     void (*attend)(const Attention *attention, const float *queries, size_t stride, int count,
@@ -133,11 +133,15 @@ static inline size_t packed4_bytes(int inputs, int outputs) {
     return (size_t)(inputs / BLOCK4) * (size_t)panels4(outputs) * BLOCK4_BYTES;
 }
 
-/* Queries that are computed together, and the bytes that they need for it. */
-enum { QUERIES = 4, LARGEST_HEAD = 256 };
-static inline size_t attention_scratch(int capacity) {
-    return (size_t)padded(capacity) * (sizeof(float) + QUERIES * sizeof(int16_t)) +
-           (LARGEST_HEAD + 16) * sizeof(int16_t);
+/* So many queries are not worth packing keys and values for; of others, up to EIGHT are computed
+ * together. */
+enum { FEW_QUERIES = 7, EIGHT = 8, LARGEST_HEAD = 256 };
+
+/* Bytes that `count` queries need which see so many positions at most. */
+static inline size_t attention_scratch(int count, int positions, int head_size) {
+    size_t width = (size_t)padded(positions), size = (size_t)head_size;
+    size_t each = width * (sizeof(float) + sizeof(int16_t)) + (size + 16) * sizeof(int16_t);
+    return count <= FEW_QUERIES ? each : EIGHT * each + 2 * width * size * sizeof(int16_t);
 }
 
 /* Bytes that drawing from a row needs. */

@@ -6,7 +6,7 @@
 #include "operator.h"
 #include "register.h"
 
-enum { QUERIES_A_TASK = 32 };
+enum { QUERIES_A_TASK = 64 };
 enum { LITTLE_WORK = 4096 }; /* positions × heads: below, one thread is faster */
 
 typedef struct {
@@ -64,27 +64,27 @@ static void attend_task(void *data, size_t index) {
     int last = line + 1 == (size_t)call->rows * (size_t)attention->heads;
     /* The next head's; a prompt's tasks go on with the same keys. */
     size_t ahead = last || call->new > 1 ? 0 : (size_t)attention->capacity * size;
-    void *scratch = aligned_alloc(64, (attention_scratch(attention->capacity) + 63) / 64 * 64);
-    if (scratch == NULL) {
-        atomic_store(&call->failed, 1);
-        return;
-    }
     int begin = (int)piece * QUERIES_A_TASK, end = begin + QUERIES_A_TASK;
     if (end > call->new) end = call->new;
-    for (int token = begin; token < end; token += QUERIES) {
-        size_t flat = row * (size_t)call->new + (size_t)token;
-        int count = end - token < QUERIES ? end - token : QUERIES;
-        int seen = rows.fresh - token < count ? rows.fresh - token : count;
-        if (seen > 0)
-            call->kernel->base.kernels->attend(
-                attention, call->packed + flat * 3 * width + head * size, 3 * width, seen,
-                call->keys + place, call->values + place, ahead, rows.past + token + 1, scratch,
-                call->output + flat * width + head * size, width);
-        for (int padding = seen > 0 ? seen : 0; padding < count; padding++)
-            memset(call->output + (flat + (size_t)padding) * width + head * size, 0,
-                   size * sizeof(float));
+    int seen = rows.fresh < end ? rows.fresh - begin : end - begin;
+    if (seen > 0) {
+        size_t bytes = attention_scratch(seen, rows.past + begin + seen, attention->head_size);
+        void *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        if (scratch == NULL) {
+            atomic_store(&call->failed, 1);
+            return;
+        }
+        size_t flat = row * (size_t)call->new + (size_t)begin;
+        call->kernel->base.kernels->attend(
+            attention, call->packed + flat * 3 * width + head * size, 3 * width, seen,
+            call->keys + place, call->values + place, ahead, rows.past + begin + 1, scratch,
+            call->output + flat * width + head * size, width);
+        free(scratch);
     }
-    free(scratch);
+    for (int token = begin + (seen > 0 ? seen : 0); token < end; token++) { /* padding */
+        size_t flat = row * (size_t)call->new + (size_t)token;
+        memset(call->output + flat * width + head * size, 0, size * sizeof(float));
+    }
 }
 
 static void append_and_attend(void *data, size_t index) {
