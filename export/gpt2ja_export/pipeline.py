@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.device.cpu.native import KernelChoice
     from gpt2ja_onnx.text.tokenizer import Tokenizer
 
+_CALIBRATION_TOKENS = 32_768  # that are read at most; more takes minutes, and gains little
 CANDIDATES = 64  # of which the usual top-k of 50 leaves some to spare for ties and penalties
 _TOOLS = (
     "gpt2ja-onnx",
@@ -173,7 +174,7 @@ def export_bundle(
         )
     tokenizer = load_tokenizer(checkpoint, text)
     model = checkpoint.load_model()
-    calibration_ids = _encode(tokenizer, calibration)
+    calibration_ids = _encode(tokenizer, calibration)[:_CALIBRATION_TOKENS]
     if not calibration_ids:
         raise ExportError(f"{settings.calibration_text}: the calibration text has no tokens")
     with atomic_directory(output, _BUNDLE, force=force) as directory:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from gpt2ja_export import ExportSettings, export_bundle
 from gpt2ja_export.calibration import PRODUCTS, activation_costs, calibrate, cut_to_windows, watch
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.demo import demo_bundle, demo_checkpoint
+from gpt2ja_onnx.device.cpu.native import OPERATORS
 from tests.conftest import SAMPLE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from gpt2ja_export.calibration import Product
@@ -59,6 +64,22 @@ def test_the_dearest_activations_take_16_bits(
         monkeypatch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", limit)
         assert len(calibrate(model, windows, "int8").wide) == chosen
         assert not calibrate(model, windows, "int4").wide
+
+
+def test_16_bits_bring_a_bundle_nearer_to_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    for limit, operators in ((math.inf, "NormLinear"), (-1, "NormLinearA16")):
+        monkeypatch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", limit)
+        bundle = tmp_path / operators
+        manifest = export_bundle(str(demo_checkpoint()), bundle, ExportSettings())
+        assert manifest.quantization[OPERATORS][operators] == 4
+        assert len(manifest.quantization["activations_16_bits"]) == (16 if limit < 0 else 0)
+        figures.append(manifest.verification)
+    for found in (figures, [of["with_standard_kernels"] for of in figures if "kernels" in of]):
+        if found:
+            assert found[1]["kl_divergence"] < 0.7 * found[0]["kl_divergence"]
 
 
 def test_grams_are_those_of_all_windows(demo: tuple[GPT2LMHeadModel, Tensor]) -> None:

@@ -91,6 +91,8 @@ def _indented(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield label, ""
             yield from ((f"  {inner}", shown) for inner, shown in _indented(value))
+        elif isinstance(value, list):
+            yield label, ", ".join(map(str, value)) or "none"
         else:
             yield label, f"{value:.6g}" if isinstance(value, float) else value
 
