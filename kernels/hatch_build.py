@@ -26,8 +26,8 @@ _TARGET = "x86_64-linux-gnu.2.17"
 # Without contraction all compilers make the same bits.
 _FLAGS = ["-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi"]
 _INSTRUCTION_SETS = {
-    "avx2.c": ["-mavx2"],
-    "avx512.c": ["-mavx2", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))],
+    "avx2.c": ["-mavx2", "-mfma"],
+    "avx512.c": ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))],
 }
 _ONLY_TESTED = "reference.c"
 

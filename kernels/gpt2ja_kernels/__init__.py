@@ -211,7 +211,7 @@ def _load(path: Path) -> Kernels | str:
     instruction_set.restype = ctypes.c_char_p
     name = instruction_set()
     if name is None:
-        return "the processor has neither AVX-512 VNNI nor AVX2"
+        return "the processor has neither AVX-512 VNNI nor AVX2 and FMA"
     library.gpt2ja_calls.restype = library.gpt2ja_bytes.restype = ctypes.c_uint64
     library.gpt2ja_multiply_rate.restype = ctypes.c_double
     return Kernels(path, library, name.decode("ascii"))

@@ -81,10 +81,11 @@ static void pack(const Linear *linear, const int8_t *weights, size_t row, size_t
     }
 }
 
-/* The tanh form of GELU, x × (1 + tanh u) / 2 = x / (1 + exp(-2u)). */
+/* The tanh form of GELU, x × (1 + tanh u) / 2 = x / (1 + exp(-2u)), with
+ * u = √(2/π) × (x + 0.044715 x³). */
 INLINE f32x64 gelu(f32x64 x) {
-    f32x64 u = 0.7978845608f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + exponentials(-2.0f * u));
+    f32x64 slope = fused(x * x, all(-0.0713548163f), all(-1.5957691216f)); /* -2u / x */
+    return x / (1.0f + exponentials(x * slope));
 }
 
 INLINE f32x16 without_offset(Sums sums, const Linear *linear, int column) {

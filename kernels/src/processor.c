@@ -18,8 +18,8 @@ static uint64_t saved_registers(void) {
 int processor_runs(const Kernels *kernels) {
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const uint32_t osxsave = 1u << 27, avx = 1u << 28;
-    if (!(c & osxsave) || !(c & avx)) return 0;
+    const uint32_t needed = 1u << 12 | 1u << 27 | 1u << 28; /* FMA, OSXSAVE, AVX */
+    if ((c & needed) != needed) return 0;
     uint64_t saved = saved_registers();
     if ((saved & AVX_STATE) != AVX_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     const uint32_t avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;

@@ -1,7 +1,8 @@
 /* Sixteen numbers at a time, to the same bits on every instruction set.
  *
  * The compiler splits these vectors where registers are shorter. No operation here depends on
- * their length, and none is contracted to a fused multiply-add (-ffp-contract=off).
+ * their length, and products and sums are fused where this file says so, nowhere else
+ * (-ffp-contract=off).
  */
 #ifndef GPT2JA_VECTOR_H
 #define GPT2JA_VECTOR_H
@@ -113,9 +114,35 @@ INLINE f32x16 first_of(f32x64 wide) {
     return value;
 }
 
-INLINE f32x64 pick_floats(i32x64 mask, f32x64 yes, float no) {
-    i32x64 other = (i32x64)(no - (f32x64){0});
-    return (f32x64)((mask & (i32x64)yes) | (~mask & other));
+INLINE f32x64 all(float value) { return value - (f32x64){0}; }
+
+#if defined(__AVX512F__)
+typedef __m512 Register;
+#define OF_REGISTERS(name) _mm512_##name##_ps
+#else
+typedef __m256 Register;
+#define OF_REGISTERS(name) _mm256_##name##_ps
+#endif
+enum { REGISTERS = sizeof(f32x64) / sizeof(Register) };
+
+/* a × b + c, rounded once. */
+INLINE f32x64 fused(f32x64 a, f32x64 b, f32x64 c) {
+    Register x[REGISTERS], y[REGISTERS], z[REGISTERS];
+    memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b), memcpy(z, &c, sizeof c);
+    for (int i = 0; i < REGISTERS; i++) z[i] = OF_REGISTERS(fmadd)(x[i], y[i], z[i]);
+    memcpy(&c, z, sizeof c);
+    return c;
+}
+
+/* The nearest number between the bounds; of NaN the low one. */
+INLINE f32x64 bounded(f32x64 value, float low, float high) {
+    f32x64 least = all(low), most = all(high);
+    Register x[REGISTERS], y[REGISTERS], z[REGISTERS];
+    memcpy(x, &value, sizeof value), memcpy(y, &least, sizeof least), memcpy(z, &most, sizeof most);
+    for (int i = 0; i < REGISTERS; i++)
+        x[i] = OF_REGISTERS(min)(OF_REGISTERS(max)(x[i], y[i]), z[i]);
+    memcpy(&value, x, sizeof value);
+    return value;
 }
 
 INLINE i32x64 all_nearest(f32x64 value) {
@@ -132,17 +159,17 @@ INLINE i32x64 all_nearest(f32x64 value) {
 /* exp(x), within 2 units in the last place from -87 to 88, beyond at these bounds; of NaN some
  * number. Cody and Waite's reduction by ln 2, Cephes' polynomial (expf). */
 INLINE f32x64 exponentials(f32x64 x) {
-    x = pick_floats(x > -87.0f, x, -87.0f);
-    x = pick_floats(x < 88.0f, x, 88.0f);
+    x = bounded(x, -87, 88);
     i32x64 power = all_nearest(x * 1.44269504f);
     f32x64 whole = __builtin_convertvector(power, f32x64);
-    f32x64 rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    f32x64 value = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    value = value * rest + 8.3334519073e-3f;
-    value = value * rest + 4.1665795894e-2f;
-    value = value * rest + 1.6666665459e-1f;
-    value = value * rest + 5.0000001201e-1f;
-    value = value * rest * rest + rest + 1.0f;
+    f32x64 rest = fused(whole, all(-0.693359375f), x);
+    rest = fused(whole, all(2.12194440e-4f), rest);
+    f32x64 value = fused(rest, all(1.9875691500e-4f), all(1.3981999507e-3f));
+    value = fused(value, rest, all(8.3334519073e-3f));
+    value = fused(value, rest, all(4.1665795894e-2f));
+    value = fused(value, rest, all(1.6666665459e-1f));
+    value = fused(value, rest, all(5.0000001201e-1f));
+    value = fused(value, rest * rest, rest + 1.0f);
     return value * (f32x64)((power + 127) << 23);
 }
 

@@ -10,7 +10,7 @@ FLAGS = [
     "-std=gnu11", "-Og", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCES}",
 ]  # fmt: skip
-AVX2 = ["-mavx2"]
+AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 EMULATED = [*AVX2, "-DGPT2JA_EMULATE", "-Dkernels_avx512=kernels_emulated"]
 OBJECTS = {
