@@ -27,7 +27,11 @@ _TARGET = "x86_64-linux-gnu.2.17"
 _FLAGS = ["-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi"]
 _INSTRUCTION_SETS = {
     "avx2.c": ["-mavx2", "-mfma"],
-    "avx512.c": ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))],
+    "avx512.c": [
+        "-mavx2",
+        "-mfma",
+        *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")),
+    ],
 }
 _ONLY_TESTED = "reference.c"
 

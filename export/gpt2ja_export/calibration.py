@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 
+from gpt2ja_onnx.errors import ExportError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -151,6 +153,9 @@ def activation_costs(
         model: Its weights' ``requires_grad`` is changed.
         windows: From `cut_to_windows`.
         change: From inputs, shape (rows, inputs), to the changed ones.
+
+    Raises:
+        ExportError: The model gives NaN or infinities.
     """
     costs = dict.fromkeys(
         ((layer, name) for layer in range(model.config.n_layer) for name in PRODUCTS), 0.0
@@ -168,6 +173,8 @@ def activation_costs(
         for window in windows:
             seen.clear()
             logits = model(window).logits[0]
+            if not logits.isfinite().all():
+                raise ExportError("the scores on the calibration text are not finite")
             with torch.no_grad():
                 drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
             torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()

@@ -404,3 +404,14 @@ def test_an_interrupt_while_replacing_keeps_the_old_bundle(
         export_bundle(str(broken), output, FP32, force=True)
     assert (output / "bundle.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "out"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_activations_that_are_not_finite(broken: Path, precision: Any) -> None:
+    weights = load_file(broken / "model.safetensors")
+    weights["transformer.h.1.ln_2.weight"].fill_(1e38)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    settings = ExportSettings(precision=precision, verify=False)
+    with pytest.raises(ExportError, match="on the calibration text are not finite"):
+        export_bundle(str(broken), broken.parent / "out", settings)
+    assert not (broken.parent / "out").exists()
