@@ -275,7 +275,8 @@ def test_the_log(tmp_path: Path) -> None:
         text = log.read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         (good,) = [line for line in lines if line.get("id") == "mine-1"]
-        assert (good["status"], good["prompt_tokens"], good["finish_reason"]) == (200, 7, "length")
+        assert (good["status"], good["finish_reason"]) == (200, "length")
+        assert good["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"] > 0
         assert good["completion_tokens"] == 60
         assert 0 <= good["queue_s"] <= good["first_token_s"] <= good["seconds"]
         (failed,) = [line for line in lines if line.get("status") == 400]

@@ -36,10 +36,11 @@ def transfer_vocabulary(
         for piece in pieces
     ]
     before = [model.transformer.wte.weight, model.lm_head.weight]  # one tensor where tied
-    model.resize_token_embeddings(len(pieces), mean_resizing=False)
+    means = [torch.stack([table[row].mean(dim=0) for row in rows]) for table in before]
+    model.resize_token_embeddings(len(pieces), mean_resizing=False)  # may keep the tensors
     with torch.no_grad():
-        for old, new in zip(before, [model.transformer.wte, model.lm_head], strict=True):
-            new.weight.copy_(torch.stack([old[row].mean(dim=0) for row in rows]))
+        model.transformer.wte.weight.copy_(means[0])
+        model.lm_head.weight.copy_(means[1])
     model.config.update(special_ids(ours))
     return sum(piece in known for piece in pieces)
 
