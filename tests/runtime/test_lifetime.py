@@ -17,8 +17,11 @@ import pytest
 
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.device.cpu.plan import CpuPlan
+from gpt2ja_onnx.engine.engine import Engine
+from gpt2ja_onnx.engine.worker import Worker
 from gpt2ja_onnx.errors import CancelledError, ClosedError, GenerationError
 from gpt2ja_onnx.settings.keywords import Settings
+from tests.fakes import FakeSession, expected_ids, make_group, token_ids
 from tests.idle import calls_until_idle
 
 if TYPE_CHECKING:
@@ -225,6 +228,7 @@ def test_an_interrupt_ends_generate_and_cancels_what_it_submitted(
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from gpt2ja_onnx import GPT2Ja
+from tests.fakes import FakeSession, expected_ids, make_group, token_ids
 from tests.idle import calls_until_idle
 model = GPT2Ja.load(sys.argv[1], batch_size=8)
 model.generate("朝の", max_new_tokens=1)
@@ -303,3 +307,31 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(model.generate("�
     process = start(code, bundles["int8"])
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (0, "7 1\n", "")
+
+
+def test_work_that_comes_as_the_idle_time_ends_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is up, and before the engine's thread has the lock again somebody submits."""
+    worker = Worker(Engine(FakeSession(), max_rows=2), max_waiting=9, max_waiting_tokens=99)
+    first, second = (make_group([1, 2, 3], max_new_tokens=4) for _ in range(2))
+    condition, wait, late = worker._condition, worker._condition.wait, [second]
+
+    def wait_too_long(timeout: float | None = None) -> bool:
+        if timeout is None or not late:
+            return wait(timeout)
+        condition.release()
+        submit = threading.Thread(
+            target=worker.submit, args=(late.pop(), 1, 3), kwargs={"wait": False}
+        )
+        submit.start()
+        submit.join()
+        condition.acquire()
+        return False
+
+    monkeypatch.setattr(condition, "wait", wait_too_long)
+    worker.submit(first, 1, 3, wait=False)
+    end = time.monotonic() + 5
+    while not second.done and time.monotonic() < end:
+        time.sleep(0.01)
+    monkeypatch.undo()
+    worker.close(cancel=True)
+    assert token_ids(first) == token_ids(second) == [expected_ids([1, 2, 3], 4)]

@@ -105,7 +105,6 @@ def test_openai_tells_errors_apart(served: Running, client: openai.OpenAI) -> No
         )  # fmt: skip
 
 
-@pytest.mark.xfail(reason="the second try now and then gets no answer", strict=False)
 def test_openai_tries_again_where_the_queue_was_full() -> None:
     with in_thread(batch_size=1, max_waiting=1) as running:
         url = httpx.URL(running.url)
@@ -129,14 +128,11 @@ def test_openai_tries_again_where_the_queue_was_full() -> None:
                     connection.close()
 
         http = httpx2.Client(event_hooks={"response": [watch]}, trust_env=False)
-        # Without a limit the second try now and then waits for ever on one machine.
-        with openai.OpenAI(
-            base_url=f"{running.url}/v1", api_key="x", http_client=http, timeout=5, max_retries=5
-        ) as client:
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="x", http_client=http) as client:
             completion = client.completions.create(model="demo", prompt=PROMPT, max_tokens=3)
         assert completion.usage is not None
         assert completion.usage.completion_tokens == 3
-        assert (seen[0], seen[-1]) == (429, 200)
+        assert seen == [429, 200]
 
 
 def test_openai_that_stops_reading_frees_its_rows(served: Running, client: openai.OpenAI) -> None:

@@ -127,14 +127,17 @@ class Worker:
             self._engine.close()
             self._ended.set()
 
+    def _wanted(self) -> bool:
+        """Whether there is something to do, or nothing more to wait for."""
+        return bool(self._arrived) or self._closing or not self._engine.idle
+
     def _work(self) -> None:
         engine = self._engine
         while True:
             with self._condition:
-                while engine.idle and not self._arrived and not self._closing:
-                    if not self._condition.wait(_IDLE_SECONDS):
-                        engine.trim()
-                        self._condition.wait()
+                if not self._condition.wait_for(self._wanted, _IDLE_SECONDS):
+                    engine.trim()
+                    self._condition.wait_for(self._wanted)
                 arrived, self._arrived = self._arrived, []
                 cancelling = self._cancelling
             try:
