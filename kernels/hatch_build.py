@@ -25,13 +25,10 @@ _ZIG = "ziglang>=0.15"
 _TARGET = "x86_64-linux-gnu.2.17"
 # Without contraction all compilers make the same bits.
 _FLAGS = ["-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi"]
+_AVX2 = ["-mavx2", "-mfma"]
 _INSTRUCTION_SETS = {
-    "avx2.c": ["-mavx2", "-mfma"],
-    "avx512.c": [
-        "-mavx2",
-        "-mfma",
-        *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")),
-    ],
+    "avx2.c": _AVX2,
+    "avx512.c": [*_AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni"))],
 }
 _ONLY_TESTED = "reference.c"
 

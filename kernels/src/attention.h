@@ -19,7 +19,7 @@
 enum { BLOCK = 256 }; /* 256 × 32767 × 128 fits an int32 */
 /* Queries of a prompt that share loads, and 16-channel chunks of values: as many as there are
  * registers for their sums. */
-enum { TOGETHER = COLUMNS == 4 ? EIGHT : 4, CHUNKS = COLUMNS == 4 ? 2 : 1 };
+enum { TOGETHER = COLUMNS == 4 ? MOST_TOGETHER : 4, CHUNKS = COLUMNS == 4 ? 2 : 1 };
 
 static void store_cache(const float *source, int size, float scale, int8_t *target) {
     for (int i = 0; i < size; i += 16) {
@@ -91,6 +91,12 @@ static int32_t weigh(float *scores, int length, int width, int16_t *weights) {
     return sum_whole(total);
 }
 
+INLINE uint32_t pair_at(const int16_t *source) {
+    uint32_t pair;
+    memcpy(&pair, source, sizeof pair);
+    return pair;
+}
+
 /* What one query sees in `chunks` × 16 channels, whose sums stay in registers. */
 INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, int length,
                 const int chunks, size_t ahead, f32x16 *totals) {
@@ -106,13 +112,17 @@ INLINE void mix(const int8_t *values, size_t size, const int16_t *weights, int l
                 read_ahead(first + ahead);
                 read_ahead(first + size + ahead);
             }
-            uint32_t pair;
-            memcpy(&pair, weights + p, sizeof pair);
             for (int c = 0; c < chunks; c++)
-                sums[c] = dot_pair(sums[c], load_pair(first + c * 16, second + c * 16), pair);
+                sums[c] = dot_pair(sums[c], load_pair(first + c * 16, second + c * 16),
+                                   pair_at(weights + p));
         }
         for (int c = 0; c < chunks; c++) totals[c] += to_float(whole(sums[c]));
     }
+}
+
+/* What the sums of a query of such a step are multiplied by. */
+static float score_factor(const Attention *attention, float step) {
+    return step * attention->key_scale / __builtin_sqrtf((float)attention->head_size);
 }
 
 /* What the outputs of a query are multiplied by; what is not a number in it is not one in them. */
@@ -126,8 +136,7 @@ static void attend_one(const Attention *attention, const float *source, const in
     int size = attention->head_size, width = padded(length);
     float *scores = scratch;
     int16_t *weights = (int16_t *)(scores + width), *query = weights + width;
-    float factor = quantize_query(source, size, query) * attention->key_scale /
-                   __builtin_sqrtf((float)size);
+    float factor = score_factor(attention, quantize_query(source, size, query));
     score(query, keys, ahead, size, length, factor, scores);
     factor = output_factor(attention, factor, weigh(scores, length, width, weights));
     f32x16 totals[4];
@@ -180,12 +189,6 @@ static void pack_values(const int8_t *values, int size, int length, int16_t *pac
         }
 }
 
-INLINE uint32_t pair_at(const int16_t *source) {
-    uint32_t pair;
-    memcpy(&pair, source, sizeof pair);
-    return pair;
-}
-
 /* Scores of TOGETHER queries, `stride` numbers apart, at all positions. */
 static void score_together(const int16_t *queries, size_t stride, const int16_t *keys, int size,
                            int width, const float *factors, float *scores) {
@@ -234,8 +237,8 @@ static void attend_together(const Attention *attention, const float *sources, si
     int16_t *queries = weights + TOGETHER * width;
     for (int q = 0; q < TOGETHER; q++) { /* where there are fewer, the last one again */
         const float *source = sources + (size_t)(q < count ? q : count - 1) * stride;
-        float step = quantize_query(source, size, queries + (size_t)q * query_size);
-        factors[q] = step * attention->key_scale / __builtin_sqrtf((float)size);
+        int16_t *query = queries + (size_t)q * query_size;
+        factors[q] = score_factor(attention, quantize_query(source, size, query));
     }
     score_together(queries, query_size, keys, size, width, factors, scores);
     for (int q = 0; q < TOGETHER; q++) {

@@ -114,6 +114,9 @@ static inline int row_words(const Kernels *kernels, int inputs) {
 /* How many steps of a low byte make one of a high byte. */
 enum { LOW_STEPS = 254 };
 
+/* Rows of bytes that are multiplied with a panel at a time: as many as there are registers for. */
+enum { TILE_ROWS = 6 };
+
 static inline int panels(const Kernels *kernels, int outputs) {
     return (outputs + kernels->panel - 1) / kernels->panel;
 }
@@ -133,15 +136,15 @@ static inline size_t packed4_bytes(int inputs, int outputs) {
     return (size_t)(inputs / BLOCK4) * (size_t)panels4(outputs) * BLOCK4_BYTES;
 }
 
-/* So many queries are not worth packing keys and values for; of others, up to EIGHT are computed
- * together. */
-enum { FEW_QUERIES = 7, EIGHT = 8, LARGEST_HEAD = 256 };
+/* So many queries are not worth packing keys and values for; of others, so many are computed
+ * together, at most. */
+enum { FEW_QUERIES = 7, MOST_TOGETHER = 8, LARGEST_HEAD = 256 };
 
 /* Bytes that `count` queries need which see so many positions at most. */
 static inline size_t attention_scratch(int count, int positions, int head_size) {
     size_t width = (size_t)padded(positions), size = (size_t)head_size;
     size_t each = width * (sizeof(float) + sizeof(int16_t)) + (size + 16) * sizeof(int16_t);
-    return count <= FEW_QUERIES ? each : EIGHT * each + 2 * width * size * sizeof(int16_t);
+    return count <= FEW_QUERIES ? each : MOST_TOGETHER * each + 2 * width * size * sizeof(int16_t);
 }
 
 /* Bytes that drawing from a row needs. */

@@ -15,7 +15,6 @@
  */
 
 enum { PANEL = 16 * COLUMNS, GROUP_BYTES = PANEL * GROUP, LINES = (GROUP_BYTES + 63) / 64 };
-enum { TILE_ROWS = 6 }; /* whose sums fit the registers */
 enum { AHEAD = 1024 }; /* bytes; measured for one row: 40 GB/s, with 2 KB 25, with 8 KB 39 */
 
 static void pack_group(const Linear *linear, const int8_t *weights, size_t row, size_t column,

@@ -51,22 +51,22 @@ static float largest_of(const float *source, int width) {
     return float_of_bits(largest_whole(most));
 }
 
-INLINE i32x16 quantized(const float *source, float factor) {
-    return clamp(nearest(load(source) * factor), -127, 127);
+INLINE i32x16 quantized(const float *source, float factor, const int most) {
+    return clamp(nearest(load(source) * factor), -most, most);
 }
 
 static float quantize(const float *source, const Norm *norm, int width, int bytes, float *scratch,
                       uint32_t *words) {
     source = prepared(source, norm, width, scratch);
     float largest = largest_of(source, width);
-    float most = bytes == 2 ? 127.0f * LOW_STEPS : 127.0f, factor = largest == 0 ? 0 : most / largest;
+    const int most = bytes == 2 ? 127 * LOW_STEPS : 127;
+    float factor = largest == 0 ? 0 : (float)most / largest;
     uint32_t *low_words = words + padded(width) / GROUP;
     for (int i = 0; i < width; i += 16)
         if (bytes == 1) {
-            store_words(quantized(source + i, factor), words + i / GROUP);
+            store_words(quantized(source + i, factor, 127), words + i / GROUP);
         } else {
-            i32x16 both = clamp(nearest(load(source + i) * factor), -127 * LOW_STEPS,
-                                127 * LOW_STEPS);
+            i32x16 both = quantized(source + i, factor, 127 * LOW_STEPS);
             i32x16 high = nearest(to_float(both) * (1.0f / LOW_STEPS));
             store_words(high, words + i / GROUP);
             store_words(both - high * LOW_STEPS, low_words + i / GROUP);
@@ -83,7 +83,7 @@ static void quantize4(const float *source, const Norm *norm, int width, float *s
         float factor = largest == 0 ? 0 : 127.0f / largest;
         i32x16 total = {0};
         for (int half = 0; half < BLOCK4; half += 16) {
-            i32x16 values = quantized(source + i + half, factor);
+            i32x16 values = quantized(source + i + half, factor, 127);
             i8x16 bytes = __builtin_convertvector(values, i8x16);
             memcpy(row.words + (i + half) / 4, &bytes, sizeof bytes);
             total += values;

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gpt2ja_onnx.bundle.manifest import Precision
+
 FP32 = ExportSettings(precision="fp32", verify=False)
 
 
@@ -407,7 +409,7 @@ def test_an_interrupt_while_replacing_keeps_the_old_bundle(
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_activations_that_are_not_finite(broken: Path, precision: Any) -> None:
+def test_activations_that_are_not_finite(broken: Path, precision: Precision) -> None:
     weights = load_file(broken / "model.safetensors")
     weights["transformer.h.1.ln_2.weight"].fill_(1e38)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})

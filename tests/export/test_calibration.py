@@ -44,13 +44,16 @@ def test_costs_are_what_is_measured(demo: tuple[GPT2LMHeadModel, Tensor]) -> Non
     assert [*costs] == [(layer, name) for layer in range(4) for name in PRODUCTS]
     with torch.inference_mode():
         right = model(windows[0]).logits[0].log_softmax(-1)
-        for layer, name in ((0, "mlp.c_proj"), (1, "attn.c_attn"), (3, "mlp.c_fc")):
+        places: list[tuple[int, Product]] = [
+            (0, "mlp.c_proj"), (1, "attn.c_attn"), (3, "mlp.c_fc"),
+        ]  # fmt: skip
+        for layer, name in places:
             block = model.transformer.h[layer].get_submodule(name)
             hook = block.register_forward_pre_hook(lambda _, given: (with_noise(given[0]),))
             found = model(windows[0]).logits[0].log_softmax(-1)
             hook.remove()
             measured = float((right.exp() * (right - found)).sum(-1).mean())
-            assert costs[layer, name] == pytest.approx(measured, rel=0.5)  # type: ignore[index]
+            assert costs[layer, name] == pytest.approx(measured, rel=0.5)
 
 
 def test_the_dearest_activations_take_16_bits(

@@ -148,31 +148,22 @@ def test_a_search_for_which_too_few_rows_are_left_fails_and_the_others_go_on() -
     assert token_ids(last) == [expected_ids(PROMPTS[7], 5)]
 
 
-def test_without_memory_to_move_beams_their_search_fails_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def copy_rows(*_: object) -> None:
-        raise OutOfMemoryError("the device is out of memory")
-
-    engine = small_engine()
-    monkeypatch.setattr(engine.batch.cache, "copy_rows", copy_rows)
-    search, other = make_group(PROMPTS[0], **BEAMS), make_group(PROMPTS[1], max_new_tokens=9)
-    run(engine, [other, search])
-    with pytest.raises(GenerationError, match="there is no memory for the request"):
-        token_ids(search)
-    assert token_ids(other) == [expected_ids(PROMPTS[1], 9)]
-
-
-def test_without_memory_to_copy_a_prompt_its_request_fails_alone(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("copy_rows", BEAMS),  # of beams that move
+        ("copy", Settings(num_return_sequences=3, max_new_tokens=9)),  # of a prompt that is shared
+    ],
+)
+def test_without_memory_to_copy_rows_their_request_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, settings: Settings
 ) -> None:
     def copy(*_: object) -> None:
         raise OutOfMemoryError("the device is out of memory")
 
     engine = small_engine()
-    monkeypatch.setattr(engine.batch.cache, "copy", copy)
-    several = make_group(PROMPTS[0], num_return_sequences=3, max_new_tokens=9)
-    other = make_group(PROMPTS[1], max_new_tokens=9)
+    monkeypatch.setattr(engine.batch.cache, name, copy)
+    several, other = make_group(PROMPTS[0], **settings), make_group(PROMPTS[1], max_new_tokens=9)
     run(engine, [other, several])
     with pytest.raises(GenerationError, match="there is no memory for the request"):
         token_ids(several)
