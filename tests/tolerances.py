@@ -28,6 +28,7 @@ OPERATORS = {
     "NormLinearInt4": 1e-4,
     "NormLinearGeluInt4": 1e-4,
     "Attention": 1e-3,
+    "AttentionKV16": 1e-3,
 }
 PROBABILITY = 1e-6
 LOGPROB = 1e-4

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 import torch
 
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
     from transformers import GPT2LMHeadModel
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.bundle.manifest import Precision
 
 Product = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+_Place = TypeVar("_Place")
 PRODUCTS = get_args(Product)  # of a layer, in the order in which they are computed
-_ACTIVATION_LIMIT = 1e-4  # a fifth of what int8 is to cost in all
+# Nats a token: each a fifth of what int8 is to cost in all.
+_ACTIVATION_LIMIT = _CACHE_LIMIT = 1e-4
 _COST_TOKENS, _COST_WINDOW = 4096, 256  # a pass back takes memory for each token of a window
 
 
@@ -86,37 +88,59 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How each product, a layer and a name, is to be quantised.
+    """How each product, a layer and a name, is to be quantised, and each layer's cache.
 
     Attributes:
         grams: Mean outer product of its input with itself, shape (inputs, inputs).
         wide: Those whose activations take 16 bits.
+        wide_caches: The layers whose keys and values do, rising.
     """
 
     grams: dict[tuple[int, Product], Tensor]
     wide: frozenset[tuple[int, Product]]
+    wide_caches: list[int]
 
 
-def calibrate(model: GPT2LMHeadModel, windows: Tensor, precision: Precision) -> Calibration:
+def calibrate(
+    model: GPT2LMHeadModel,
+    windows: Tensor,
+    precision: Precision,
+    cache_scales: Sequence[tuple[float, float]],
+) -> Calibration:
     """Read `windows`, from `cut_to_windows`, and choose.
 
     With int8, activations take 16 bits where they cost most, until the others cost no more than
-    1e-4 nats a token of KL divergence together. With int4 a block of activations has a scale of
-    its own, and its weights cost a hundred times as much.
+    1e-4 nats a token of KL divergence together; and so do keys and values. With int4 a block of
+    activations has a scale of its own, and its weights cost a hundred times as much.
+
+    Args:
+        model: An equalised model.
+        windows: Of a text.
+        precision: Of the weights.
+        cache_scales: Of keys and of values, by layer.
     """
-    wide = frozenset[tuple[int, Product]]()
+    wide: set[tuple[int, Product]] = set()
+    wide_caches: set[int] = set()
     if precision == "int8":
         short = cut_to_windows(
             windows.flatten()[:_COST_TOKENS].tolist(), min(_COST_WINDOW, windows.shape[-1])
         )
-        costs = activation_costs(model, short, _to_int8)
-        left = sum(costs.values())
-        for place, cost in sorted(costs.items(), key=lambda item: -item[1]):
-            if left <= _ACTIVATION_LIMIT:
-                break
-            wide |= {place}
-            left -= cost
-    return Calibration(input_grams(model, windows), wide)
+        costs = rounding_costs(model, short, _to_int8, cache_scales)
+        wide = _dearest(costs.activations, _ACTIVATION_LIMIT)
+        wide_caches = _dearest(costs.caches, _CACHE_LIMIT)
+    return Calibration(input_grams(model, windows), frozenset(wide), sorted(wide_caches))
+
+
+def _dearest(costs: Mapping[_Place, float], limit: float) -> set[_Place]:
+    """As few as possible, so that the others cost no more than `limit` together."""
+    chosen: set[_Place] = set()
+    left = sum(costs.values())
+    for place, cost in sorted(costs.items(), key=lambda item: -item[1]):
+        if left <= limit:
+            break
+        chosen.add(place)
+        left -= cost
+    return chosen
 
 
 def _to_int8(rows: Tensor) -> Tensor:
@@ -140,10 +164,26 @@ def input_grams(model: GPT2LMHeadModel, windows: Tensor) -> dict[tuple[int, Prod
     return grams
 
 
-def activation_costs(
-    model: GPT2LMHeadModel, windows: Tensor, change: Callable[[Tensor], Tensor]
-) -> dict[tuple[int, Product], float]:
-    """KL divergence, nats a token, that changing each product's input would cost by itself.
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """KL divergence, nats a token, that each change would cost by itself.
+
+    Attributes:
+        activations: Of each product's input.
+        caches: Of each layer's keys and values.
+    """
+
+    activations: dict[tuple[int, Product], float]
+    caches: dict[int, float]
+
+
+def rounding_costs(
+    model: GPT2LMHeadModel,
+    windows: Tensor,
+    change: Callable[[Tensor], Tensor],
+    cache_scales: Sequence[tuple[float, float]],
+) -> Costs:
+    """What changed inputs of products cost, and keys and values of a cache of 8 bits.
 
     To second order it is ½ E[(∇ log p(y) · δ)²], with y drawn from the model and δ what the change
     does to the product: the Fisher information of the product's output (Martens, "New insights
@@ -153,13 +193,17 @@ def activation_costs(
         model: Its weights' ``requires_grad`` is changed.
         windows: From `cut_to_windows`.
         change: From inputs, shape (rows, inputs), to the changed ones.
+        cache_scales: Of keys and of values, by layer.
 
     Raises:
         ExportError: The model gives NaN or infinities.
     """
-    costs = dict.fromkeys(
-        ((layer, name) for layer in range(model.config.n_layer) for name in PRODUCTS), 0.0
+    layers, width = range(model.config.n_layer), model.config.n_embd
+    costs = Costs(
+        dict.fromkeys(((layer, name) for layer in layers for name in PRODUCTS), 0.0),
+        dict.fromkeys(layers, 0.0),
     )
+    steps = torch.tensor(cache_scales).repeat_interleave(width, dim=1)
     seen: list[tuple[tuple[int, Product], Tensor, Tensor]] = []
 
     def see(layer: int, name: Product, given: Tensor, output: Tensor) -> None:
@@ -181,6 +225,15 @@ def activation_costs(
             for (layer, name), given, output in seen:
                 moved = (change(given) - given) @ product(model, layer, name).weight
                 assert output.grad is not None
-                cost = (output.grad[0] * moved).sum(-1).square().sum() / 2
-                costs[layer, name] += float(cost) / windows.numel()
+                costs.activations[layer, name] += _cost(output.grad[0], moved) / windows.numel()
+                if name == "attn.c_attn":
+                    kept = output.detach()[0, :, width:]
+                    moved = (kept / steps[layer]).round() * steps[layer] - kept
+                    gradient = output.grad[0, :, width:]
+                    costs.caches[layer] += _cost(gradient, moved) / windows.numel()
     return costs
+
+
+def _cost(gradient: Tensor, moved: Tensor) -> float:
+    """Nats of all rows together; both of shape (rows, numbers)."""
+    return float((gradient * moved).sum(-1).square().sum() / 2)

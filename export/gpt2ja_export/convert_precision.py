@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from gpt2ja_export.calibration import PRODUCTS
 from gpt2ja_export.graph_editor import MICROSOFT, GraphEditor, constant
-from gpt2ja_export.rounding import INT4_BLOCK, int4_blocks, int8_columns, int8_rows
+from gpt2ja_export.rounding import INT4_BLOCK, LOW_STEPS, int4_blocks, int8_columns, int8_rows
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 _ZERO_POINT = 128  # activations are uint8 around 128: the int8 × int8 kernel is many times slower
-_WIDE_STEPS = 254  # of an 8-bit step, in one of 16 bits: what a second byte holds
 
 
 def convert_precision(
@@ -228,14 +227,14 @@ class _Quantizer(GraphEditor):
         """
         last = self.store("quantized.last_axis", np.array([-1], dtype=np.int64))
         largest = self.insert(before, "ReduceMax", [self.insert(before, "Abs", [source]), last])
-        most = 127 * _WIDE_STEPS if wide else 127
+        most = 127 * LOW_STEPS if wide else 127
         step = self._number(f"step_{most}", 1 / most)
         factor = self.insert(before, "Div", [self._number(f"most_{most}", most), largest])
         scaled = self.insert(before, "Mul", [source, factor])
         if not wide:
             return _Scaled([(self._to_bytes(before, scaled), step)], largest)
         whole = self.insert(before, "Round", [scaled])
-        steps = self._number("wide_steps", _WIDE_STEPS)
+        steps = self._number("wide_steps", LOW_STEPS)
         high = self.insert(before, "Round", [self.insert(before, "Div", [whole, steps])])
         low = self.insert(before, "Sub", [whole, self.insert(before, "Mul", [high, steps])])
         parts = [

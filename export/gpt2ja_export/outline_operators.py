@@ -44,7 +44,9 @@ def outline_operators(
     outliner = _Outliner(model, shape)
     outliner.run()
     layers = shape.layers
-    expected = {"Embed": 1, "Attention": layers, "NormHead": 1, "Candidates": 1}
+    of_two_bytes = len(shape.cache_16_bits)
+    expected = {"Embed": 1, "NormHead": 1, "Candidates": 1}
+    expected |= {"Attention": layers - of_two_bytes, "AttentionKV16": of_two_bytes}
     suffix = "Int4" if precision == "int4" else ""
     of_16_bits = Counter(_LINEARS[name] for name in wide)
     for name, count in Counter([*_LINEARS.values()] * layers).items():
@@ -151,7 +153,18 @@ class _Outliner(GraphEditor):
             ir.AttrInt64("num_heads", self.shape.heads),
             ir.AttrInt64("head_size", self.shape.head_size),
         ]
-        self._outline("Attention", given, [*node.outputs], attributes)
+        source = _source(node, "Reshape", "Concat", "Concat", "Split", "Reshape")
+        if source is None:
+            self._outline("Attention", given, [*node.outputs], attributes)
+            return
+        output = node.outputs[0]
+        for kind in ("Reshape", "Mul", "ReduceSum", "Reshape"):
+            last = only_consumer(output, kind)
+            if last is None:
+                return
+            output = last.outputs[0]
+        given[0] = source
+        self._outline("AttentionKV16", given, [output, *node.outputs[1:]], attributes)
 
     def _outline_embedding(self) -> None:
         ids, positions = (self.input(name) for name in (names.INPUT_IDS, names.POSITION_IDS))

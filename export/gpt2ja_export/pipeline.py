@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from gpt2ja_export.checkpoint import open_checkpoint
 from gpt2ja_export.companion_files import write_generation_config, write_tokenizer
 from gpt2ja_export.limits import check
 from gpt2ja_export.optimum_export import export_plain
-from gpt2ja_export.quantize_cache import quantize_cache
+from gpt2ja_export.quantize_cache import cache_room, cache_scales, quantize_cache
 from gpt2ja_export.tokenizer_rules import load_tokenizer
 from gpt2ja_export.verify import Verification, as_dict, verify
 from gpt2ja_export.weight_sizes import weights_by_part
@@ -184,7 +184,7 @@ def export_bundle(
             report("exporting with Optimum")
             export_plain(model, directory)
         else:
-            fusions, quantization = _write_fused(
+            shape, fusions, quantization = _write_fused(
                 model, shape, calibration_ids, directory, settings, report
             )
         special = write_tokenizer(checkpoint, directory)
@@ -238,7 +238,7 @@ def _write_fused(
     directory: Path,
     settings: ExportSettings,
     report: Callable[[Step], None],
-) -> tuple[dict[str, int], dict[str, Any]]:
+) -> tuple[ModelShape, dict[str, int], dict[str, Any]]:
     import onnx_ir as ir
     from onnx_ir.passes import common
 
@@ -264,9 +264,13 @@ def _write_fused(
         report("converting")
         quantization: dict[str, Any] = {}
         if equal is not None:
-            calibration = calibrate(model, windows, settings.precision)
-            ranges = equal.value_ranges
-            quantization |= quantize_cache(graph, shape, ranges, len(calibration_ids))
+            room = cache_room(len(calibration_ids))
+            scales = cache_scales(equal.value_ranges, room)
+            calibration = calibrate(model, windows, settings.precision, scales)
+            shape = replace(shape, cache_16_bits=calibration.wide_caches)
+            quantize_cache(graph, shape, scales)
+            quantization |= {"cache": "int8 per layer, keys of equal range", "cache_room": room}
+            quantization["cache_16_bits"] = [f"h.{layer}" for layer in shape.cache_16_bits]
         quantization |= convert_precision(graph, shape, settings.precision, calibration)
         if calibration is not None:
             wide = [name for _, name in calibration.wide]
@@ -283,7 +287,7 @@ def _write_fused(
         )
     if settings.device == "cuda":
         ir.save(cache_move_graph(), directory / names.CACHE_FILE)
-    return fusions, quantization
+    return shape, fusions, quantization
 
 
 def _shape(config: dict[str, Any], cache_dtype: CacheType) -> ModelShape:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INT4_BLOCK = 32
+LOW_STEPS = 254  # of a low byte, in one step of the high one
 _BLOCK = INT4_BLOCK  # inputs whose errors are passed on together; the result is the same with any
 _DAMPING = 0.1  # of the mean of the diagonal: a short text says little of most directions
 _SHRINKS = np.linspace(1.0, 0.7, 7)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LIBRARY = Path(__file__).with_name("_kernels.so")
 # Raised with every change that makes an older library wrong for a newer bundle, or the other way
 # round; `GPT2JA_VERSION` in register.c is the same number.
-VERSION = 4
+VERSION = 5
 
 
 class Kernels:

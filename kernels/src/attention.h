@@ -8,7 +8,14 @@
  * integers (values: within blocks of 256 positions, which are then added in order), so a token
  * has the same bits alone, in a prompt and in any piece of it.
  *
- * Keys and values of a head lie position by position: (capacity, size), size a multiple of 16. One
+ * A cache of 16 bits has two bytes of each number, those of a head's low ones behind the high ones:
+ *
+ *     254 × high + low = round(254 × x / scale)        both from -127 to 127
+ *     score_p  = (Σ query16 × high_p + Σ round(query16 / 254) × low_p) × …
+ *     output   = (Σ weight_p × high_p + Σ weight_p × low_p / 254) × …
+ *
+ * Keys and values of a head lie position by position: (capacity, size), size a multiple of 16,
+ * the sizes of both bytes together where there are two. One
  * query reads them as they are. For the queries of a prompt they are packed first, to 16 bits, so
  * that one load serves several queries and each sum has a lane of its own:
  *
@@ -21,26 +28,45 @@ enum { BLOCK = 256 }; /* 256 × 32767 × 128 fits an int32 */
  * registers for their sums. */
 enum { TOGETHER = COLUMNS == 4 ? MOST_TOGETHER : 4, CHUNKS = COLUMNS == 4 ? 2 : 1 };
 
-static void store_cache(const float *source, int size, float scale, int8_t *target) {
+/* Of numbers beyond `low` and 127, the bounds. */
+INLINE i32x16 whole_byte(f32x16 value, int low) {
+    value = as_float(pick(value < 127.0f, as_int(value), as_int(splat(127.0f))));
+    return clamp(nearest(value), low, 127);
+}
+
+INLINE void store_int8(i32x16 whole, int8_t *target) {
+    i8x16 bytes = __builtin_convertvector(whole, i8x16);
+    memcpy(target, &bytes, sizeof bytes);
+}
+
+static void store_cache(const float *source, int size, int bytes, float scale, int8_t *target) {
     for (int i = 0; i < size; i += 16) {
         f32x16 value = load(source + i) / scale;
-        value = as_float(pick(value < 127.0f, as_int(value), as_int(splat(127.0f))));
-        i8x16 bytes = __builtin_convertvector(clamp(nearest(value), -128, 127), i8x16);
-        memcpy(target + i, &bytes, sizeof bytes);
+        i32x16 high = whole_byte(value, bytes == 1 ? -128 : -127);
+        store_int8(high, target + i);
+        if (bytes == 1) continue;
+        store_int8(whole_byte((value - to_float(high)) * (float)LOW_STEPS, -127),
+                    target + size + i);
     }
 }
 
-/* 16-bit query, with zeros behind it; returns its step. */
-static float quantize_query(const float *source, int size, int16_t *target) {
-    memset(target + size, 0, 16 * sizeof *target);
+INLINE void store_int16(i32x16 whole, int16_t *target) {
+    i16x16 words = __builtin_convertvector(whole, i16x16);
+    memcpy(target, &words, sizeof words);
+}
+
+/* 16-bit query, and what of it low bytes are multiplied by, with zeros behind; returns its step. */
+static float quantize_query(const float *source, int size, int bytes, int16_t *target) {
+    memset(target + size * bytes, 0, 16 * sizeof *target);
     i32x16 most = {0};
     for (int i = 0; i < size; i += 16) most = larger(most, as_int(load(source + i)) & INT32_MAX);
     float largest = float_of_bits(largest_whole(most));
     float factor = largest == 0 ? 0 : 32767.0f / largest;
     for (int i = 0; i < size; i += 16) {
-        i16x16 narrow = __builtin_convertvector(
-            clamp(nearest(load(source + i) * factor), -32767, 32767), i16x16);
-        memcpy(target + i, &narrow, sizeof narrow);
+        f32x16 value = load(source + i) * factor;
+        store_int16(clamp(nearest(value), -32767, 32767), target + i);
+        if (bytes == 1) continue;
+        store_int16(clamp(nearest(value / (float)LOW_STEPS), -129, 129), target + size + i);
     }
     return largest / 32767.0f;
 }
@@ -85,8 +111,7 @@ static int32_t weigh(float *scores, int length, int width, int16_t *weights) {
         i32x16 weight = nearest(32767.0f * exponential(load(scores + p) - highest));
         weight = clamp(weight, 0, 32767) & (lanes() + p < length);
         total += weight;
-        i16x16 narrow = __builtin_convertvector(weight, i16x16);
-        memcpy(weights + p, &narrow, sizeof narrow);
+        store_int16(weight, weights + p);
     }
     return sum_whole(total);
 }
@@ -130,25 +155,37 @@ static float output_factor(const Attention *attention, float factor, int32_t tot
     return attention->value_scale / (float)total + (factor - factor);
 }
 
+/* Outputs of `chunks` × 16 channels from the sums of a byte; the low one's, the second, are added. */
+INLINE void put(const f32x16 *totals, int chunks, int byte, float factor, float *output) {
+    if (byte) factor /= (float)LOW_STEPS;
+    for (int c = 0; c < chunks; c++) {
+        f32x16 value = totals[c] * factor;
+        if (byte) value += load(output + c * 16);
+        store(output + c * 16, value);
+    }
+}
+
 static void attend_one(const Attention *attention, const float *source, const int8_t *keys,
                        const int8_t *values, size_t ahead, int length, void *scratch,
                        float *output) {
-    int size = attention->head_size, width = padded(length);
+    int head = attention->head_size, size = cached_size(attention), width = padded(length);
     float *scores = scratch;
     int16_t *weights = (int16_t *)(scores + width), *query = weights + width;
-    float factor = score_factor(attention, quantize_query(source, size, query));
+    float step = quantize_query(source, head, attention->bytes, query);
+    float factor = score_factor(attention, step);
     score(query, keys, ahead, size, length, factor, scores);
     factor = output_factor(attention, factor, weigh(scores, length, width, weights));
     f32x16 totals[4];
-    for (int channel = 0; channel < size;) {
-        int chunks = channel + 64 <= size ? 4 : 1;
-        if (chunks == 4)
-            mix(values + channel, (size_t)size, weights, length, 4, ahead, totals);
-        else
-            mix(values + channel, (size_t)size, weights, length, 1, 0, totals);
-        for (int c = 0; c < chunks; c++) store(output + channel + c * 16, totals[c] * factor);
-        channel += 16 * chunks;
-    }
+    for (int byte = 0; byte < attention->bytes; byte++, values += head)
+        for (int channel = 0; channel < head;) {
+            int chunks = channel + 64 <= head ? 4 : 1;
+            if (chunks == 4)
+                mix(values + channel, (size_t)size, weights, length, 4, ahead, totals);
+            else
+                mix(values + channel, (size_t)size, weights, length, 1, 0, totals);
+            put(totals, chunks, byte, factor, output + channel);
+            channel += 16 * chunks;
+        }
 }
 
 /* Of the first `length` positions, with zeros up to whole vectors. */
@@ -230,7 +267,8 @@ INLINE void mix_together(const int16_t *values, int size, const int16_t *weights
 static void attend_together(const Attention *attention, const float *sources, size_t stride,
                             int count, const int16_t *keys, const int16_t *values, int length,
                             void *scratch, float *outputs, size_t output_stride) {
-    int size = attention->head_size, longest = length + count - 1, width = padded(longest);
+    int head = attention->head_size, size = cached_size(attention);
+    int longest = length + count - 1, width = padded(longest);
     size_t query_size = (size_t)size + 16;
     float *scores = scratch, factors[TOGETHER];
     int16_t *weights = (int16_t *)(scores + TOGETHER * width);
@@ -238,7 +276,8 @@ static void attend_together(const Attention *attention, const float *sources, si
     for (int q = 0; q < TOGETHER; q++) { /* where there are fewer, the last one again */
         const float *source = sources + (size_t)(q < count ? q : count - 1) * stride;
         int16_t *query = queries + (size_t)q * query_size;
-        factors[q] = score_factor(attention, quantize_query(source, size, query));
+        float step = quantize_query(source, head, attention->bytes, query);
+        factors[q] = score_factor(attention, step);
     }
     score_together(queries, query_size, keys, size, width, factors, scores);
     for (int q = 0; q < TOGETHER; q++) {
@@ -247,18 +286,18 @@ static void attend_together(const Attention *attention, const float *sources, si
         factors[q] = output_factor(attention, factors[q], total);
     }
     f32x16 totals[TOGETHER * CHUNKS];
-    for (int channel = 0; channel < size;) {
-        int chunks = channel + CHUNKS * 16 <= size ? CHUNKS : 1;
-        if (chunks == CHUNKS)
-            mix_together(values + channel * 2, size, weights, width, longest, CHUNKS, totals);
-        else
-            mix_together(values + channel * 2, size, weights, width, longest, 1, totals);
-        for (int q = 0; q < count; q++)
-            for (int c = 0; c < chunks; c++)
-                store(outputs + (size_t)q * output_stride + channel + c * 16,
-                      totals[q * chunks + c] * factors[q]);
-        channel += 16 * chunks;
-    }
+    for (int byte = 0; byte < attention->bytes; byte++, values += head * 2)
+        for (int channel = 0; channel < head;) {
+            int chunks = channel + CHUNKS * 16 <= head ? CHUNKS : 1;
+            if (chunks == CHUNKS)
+                mix_together(values + channel * 2, size, weights, width, longest, CHUNKS, totals);
+            else
+                mix_together(values + channel * 2, size, weights, width, longest, 1, totals);
+            for (int q = 0; q < count; q++)
+                put(totals + q * chunks, chunks, byte, factors[q],
+                    outputs + (size_t)q * output_stride + channel);
+            channel += 16 * chunks;
+        }
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
@@ -270,7 +309,7 @@ static void attend(const Attention *attention, const float *queries, size_t stri
                        length + q, scratch, outputs + (size_t)q * output_stride);
         return;
     }
-    int size = attention->head_size, longest = length + count - 1;
+    int size = cached_size(attention), longest = length + count - 1;
     size_t numbers = (size_t)padded(longest) * (size_t)size;
     int16_t *packed_keys = scratch, *packed_values = packed_keys + numbers;
     pack_keys(keys, size, longest, packed_keys);

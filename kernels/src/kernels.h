@@ -50,8 +50,14 @@ typedef struct {
 /* One layer's attention over an int8 cache. */
 typedef struct {
     int heads, head_size, capacity;
+    int bytes; /* of each number in the cache: 1, or 2 */
     float key_scale, value_scale;
 } Attention;
+
+/* Bytes of a head's keys, and of its values, at one position. */
+static inline int cached_size(const Attention *attention) {
+    return attention->head_size * attention->bytes;
+}
 
 typedef struct {
     const char *name;
@@ -78,8 +84,8 @@ typedef struct {
     void (*quantize4)(const float *source, const Norm *norm, int width, float *scratch, Row4 row);
     void (*multiply4)(const Linear4 *linear, Row4 rows, int count, int first, int last,
                       Epilogue epilogue, const float *residual, float *output);
-    /* Quantise `size` floats to the cache. */
-    void (*store)(const float *source, int size, float scale, int8_t *target);
+    /* Quantise `size` floats to the cache; low bytes lie behind the high ones. */
+    void (*store)(const float *source, int size, int bytes, float scale, int8_t *target);
     /* One head's `count` queries of consecutive positions; query i sees `length` + i positions.
      * Queries and outputs are `stride` floats apart. `scratch`: see
      * attention_scratch. `ahead`: how many bytes further the keys and values lie that are likely
@@ -141,8 +147,8 @@ static inline size_t packed4_bytes(int inputs, int outputs) {
 enum { FEW_QUERIES = 7, MOST_TOGETHER = 8, LARGEST_HEAD = 256 };
 
 /* Bytes that `count` queries need which see so many positions at most. */
-static inline size_t attention_scratch(int count, int positions, int head_size) {
-    size_t width = (size_t)padded(positions), size = (size_t)head_size;
+static inline size_t attention_scratch(const Attention *attention, int count, int positions) {
+    size_t width = (size_t)padded(positions), size = (size_t)cached_size(attention);
     size_t each = width * (sizeof(float) + sizeof(int16_t)) + (size + 16) * sizeof(int16_t);
     return count <= FEW_QUERIES ? each : MOST_TOGETHER * each + 2 * width * size * sizeof(int16_t);
 }

@@ -54,8 +54,8 @@ void count_call(void);
 
 /* Operators, for register.c. */
 extern const OrtCustomOp operator_embed, operator_norm_linear, operator_norm_linear_gelu,
-    operator_linear_residual, operator_attention, operator_norm_head, operator_candidates,
-    operator_norm_linear_a16, operator_norm_linear_gelu_a16, operator_linear_residual_a16,
-    operator_norm_linear_int4, operator_norm_linear_gelu_int4, operator_linear_residual_int4;
+    operator_linear_residual, operator_attention, operator_attention_kv16, operator_norm_head,
+    operator_candidates, operator_norm_linear_a16, operator_norm_linear_gelu_a16,
+    operator_linear_residual_a16, operator_norm_linear_int4, operator_norm_linear_gelu_int4, operator_linear_residual_int4;
 
 #endif

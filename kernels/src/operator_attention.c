@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "form.h"
 #include "operator.h"
 #include "register.h"
 
@@ -19,7 +20,7 @@ typedef struct {
     Attention attention;
     const float *packed; /* (rows, new, 3, heads, size): queries, keys, values */
     const int32_t *lengths;
-    int8_t *keys, *values; /* (rows, heads, capacity, size) */
+    int8_t *keys, *values; /* (rows, heads, capacity, size × bytes) */
     float *output;         /* (rows, new, heads, size) */
     int rows, new, first_prompt, pieces;
     atomic_int failed;
@@ -46,9 +47,11 @@ static void append_task(void *data, size_t index) {
     for (int token = 0; token < rows.fresh; token++) {
         const float *source =
             call->packed + (row * (size_t)call->new + (size_t)token) * 3 * width + head * size;
-        size_t place = (index * (size_t)attention->capacity + (size_t)(rows.past + token)) * size;
-        kernels->store(source + width, (int)size, attention->key_scale, call->keys + place);
-        kernels->store(source + 2 * width, (int)size, attention->value_scale,
+        size_t place = (index * (size_t)attention->capacity + (size_t)(rows.past + token)) *
+                       (size_t)cached_size(attention);
+        kernels->store(source + width, (int)size, attention->bytes, attention->key_scale,
+                       call->keys + place);
+        kernels->store(source + 2 * width, (int)size, attention->bytes, attention->value_scale,
                        call->values + place);
     }
 }
@@ -59,16 +62,17 @@ static void attend_task(void *data, size_t index) {
     size_t piece = index % (size_t)call->pieces, line = index / (size_t)call->pieces;
     size_t row = line / (size_t)attention->heads, head = line % (size_t)attention->heads;
     size_t size = (size_t)attention->head_size, width = size * (size_t)attention->heads;
-    size_t place = line * (size_t)attention->capacity * size;
+    size_t head_bytes = (size_t)attention->capacity * (size_t)cached_size(attention);
+    size_t place = line * head_bytes;
     Span rows = span(call, (int)row);
     int last = line + 1 == (size_t)call->rows * (size_t)attention->heads;
     /* The next head's; a prompt's tasks go on with the same keys. */
-    size_t ahead = last || call->new > 1 ? 0 : (size_t)attention->capacity * size;
+    size_t ahead = last || call->new > 1 ? 0 : head_bytes;
     int begin = (int)piece * QUERIES_A_TASK, end = begin + QUERIES_A_TASK;
     if (end > call->new) end = call->new;
     int seen = rows.fresh < end ? rows.fresh - begin : end - begin;
     if (seen > 0) {
-        size_t bytes = attention_scratch(seen, rows.past + begin + seen, attention->head_size);
+        size_t bytes = attention_scratch(attention, seen, rows.past + begin + seen);
         void *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
         if (scratch == NULL) {
             atomic_store(&call->failed, 1);
@@ -100,7 +104,7 @@ static OrtStatus *check(const AttentionKernel *self, const Tensor *packed, const
         return invalid(api, "queries, keys and values are not of shape (rows, new, 3 × width)");
     if (keys->rank != 4 || memcmp(keys->dims, values->dims, sizeof keys->dims) ||
         keys->dims[0] != packed->dims[0] || keys->dims[1] != self->attention.heads ||
-        keys->dims[2] > 1 << 24 || keys->dims[3] != self->attention.head_size)
+        keys->dims[2] > 1 << 24 || keys->dims[3] != cached_size(&self->attention))
         return invalid(api, "the cache is not of shape (rows, heads, capacity, head size)");
     if (lengths->size != packed->dims[0] || total->size != 1)
         return invalid(api, "there is not a length for each row");
@@ -173,7 +177,8 @@ static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
     if (heads < 1 || heads > 1 << 16 || head_size < 16 || head_size > LARGEST_HEAD ||
         head_size % 16)
         return invalid(api, "the size of the heads is not a multiple of 16 up to 256");
-    self->attention = (Attention){(int)heads, (int)head_size, 0, *(float *)key_scale.data,
+    int bytes = self->base.form & TWO_BYTES ? 2 : 1;
+    self->attention = (Attention){(int)heads, (int)head_size, 0, bytes, *(float *)key_scale.data,
                                   *(float *)value_scale.data};
     return NULL;
 }
@@ -184,3 +189,4 @@ static const int inputs[] = {ORT_FLOAT, ORT_INT8,  ORT_INT8, ORT_INT32,
                              ORT_INT32, ORT_FLOAT, ORT_FLOAT};
 static const int outputs[] = {ORT_FLOAT, ORT_INT8, ORT_INT8};
 DEFINE_OPERATOR(attention, "Attention", AttentionKernel, inputs, outputs, 0)
+DEFINE_OPERATOR(attention_kv16, "AttentionKV16", AttentionKernel, inputs, outputs, TWO_BYTES)

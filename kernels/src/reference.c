@@ -134,8 +134,18 @@ static void multiply4(const Linear4 *linear, Row4 rows, int count, int first, in
         }
 }
 
-static void store(const float *source, int size, float scale, int8_t *target) {
-    for (int i = 0; i < size; i++) target[i] = (int8_t)whole(source[i] / scale, -128, 127);
+static void store(const float *source, int size, int bytes, float scale, int8_t *target) {
+    for (int i = 0; i < size; i++) {
+        float value = source[i] / scale;
+        int high = whole(value, bytes == 1 ? -128 : -127, 127);
+        target[i] = (int8_t)high;
+        if (bytes == 2) target[size + i] = (int8_t)whole((value - (float)high) * 254, -127, 127);
+    }
+}
+
+static double cached(const Attention *attention, const int8_t *numbers, int position, int i) {
+    const int8_t *high = numbers + position * cached_size(attention) + i;
+    return *high + (attention->bytes == 2 ? high[attention->head_size] / 254.0 : 0);
 }
 
 static void attend(const Attention *attention, const float *queries, size_t stride, int count,
@@ -148,9 +158,9 @@ static void attend(const Attention *attention, const float *queries, size_t stri
         const float *query = queries + (size_t)q * stride;
         float step = largest_of(query, size) / 32767.0f, highest = -INFINITY;
         for (int p = 0; p < length + q; p++) {
-            int32_t product = 0;
+            double product = 0;
             for (int i = 0; i < size; i++)
-                product += keys[p * size + i] *
+                product += cached(attention, keys, p, i) *
                            whole(step == 0 ? 0 : query[i] / step, -32767, 32767);
             scores[p] = (float)product * step * attention->key_scale / sqrtf((float)size);
             highest = fmaxf(highest, scores[p]);
@@ -159,7 +169,7 @@ static void attend(const Attention *attention, const float *queries, size_t stri
         for (int p = 0; p < length + q; p++) total += scores[p] = expf(scores[p] - highest);
         for (int i = 0; i < size; i++) {
             double mixed = 0;
-            for (int p = 0; p < length + q; p++) mixed += scores[p] * values[p * size + i];
+            for (int p = 0; p < length + q; p++) mixed += scores[p] * cached(attention, values, p, i);
             outputs[(size_t)q * output_stride + (size_t)i] =
                 (float)(mixed / total) * attention->value_scale + (step - step);
         }

@@ -16,7 +16,7 @@ const Kernels *chosen_kernels(void) {
 }
 
 /* See VERSION in gpt2ja_kernels. */
-EXPORT int gpt2ja_version(void) { return 4; }
+EXPORT int gpt2ja_version(void) { return 5; }
 
 /* The instruction set that the operators use here; null where none of them runs. */
 EXPORT const char *gpt2ja_instruction_set(void) {
@@ -67,8 +67,8 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
         return ort_CreateStatus(api)(ORT_FAIL, "no native operator runs on this processor");
     static const OrtCustomOp *const operators[] = {
         &operator_embed,           &operator_norm_linear, &operator_norm_linear_gelu,
-        &operator_linear_residual, &operator_attention,   &operator_norm_head,
-        &operator_candidates,      &operator_norm_linear_a16,
+        &operator_linear_residual, &operator_attention,   &operator_attention_kv16,
+        &operator_norm_head,       &operator_candidates,  &operator_norm_linear_a16,
         &operator_norm_linear_gelu_a16,  &operator_linear_residual_a16,
         &operator_norm_linear_int4,
         &operator_norm_linear_gelu_int4, &operator_linear_residual_int4,

@@ -1,7 +1,8 @@
-"""What errors of activations cost, and which products take 16 bits for it."""
+"""What errors of activations and of the cache cost, and what takes 16 bits for it."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,14 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from gpt2ja_export import ExportSettings, export_bundle
-from gpt2ja_export.calibration import PRODUCTS, activation_costs, calibrate, cut_to_windows, watch
+from gpt2ja_export.calibration import (
+    PRODUCTS,
+    Costs,
+    calibrate,
+    cut_to_windows,
+    rounding_costs,
+    watch,
+)
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.bundle.demo import demo_bundle, demo_checkpoint
 from gpt2ja_onnx.device.cpu.native import OPERATORS
@@ -33,56 +41,89 @@ def demo() -> tuple[GPT2LMHeadModel, Tensor]:
     return model, cut_to_windows(ids[:512], 512)
 
 
+SCALES = [(0.05, 0.02)] * 4  # of keys and of values
+
+
 def with_noise(rows: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return rows + torch.randn(rows.shape, generator=generator) * rows.std() / 50
 
 
+def rounded(output: Tensor) -> Tensor:
+    """Queries, keys and values, as an int8 cache of `SCALES` gives the last two back."""
+    queries, keys, values = output.split(256, dim=-1)
+    kept = [
+        (part / step).round() * step for part, step in zip((keys, values), SCALES[0], strict=True)
+    ]
+    return torch.cat([queries, *kept], dim=-1)
+
+
 def test_costs_are_what_is_measured(demo: tuple[GPT2LMHeadModel, Tensor]) -> None:
     model, windows = demo
-    costs = activation_costs(model, windows, with_noise)
-    assert [*costs] == [(layer, name) for layer in range(4) for name in PRODUCTS]
+    costs = rounding_costs(model, windows, with_noise, SCALES)
+    assert [*costs.activations] == [(layer, name) for layer in range(4) for name in PRODUCTS]
+    assert [*costs.caches] == [0, 1, 2, 3]
     with torch.inference_mode():
         right = model(windows[0]).logits[0].log_softmax(-1)
+
+        def measured() -> float:
+            found = model(windows[0]).logits[0].log_softmax(-1)
+            return float((right.exp() * (right - found)).sum(-1).mean())
+
+        for layer in range(4):
+            block = model.transformer.h[layer].get_submodule("attn.c_attn")
+            hook = block.register_forward_hook(lambda *passed: rounded(passed[2]))
+            assert costs.caches[layer] == pytest.approx(measured(), rel=0.5)
+            hook.remove()
         places: list[tuple[int, Product]] = [
             (0, "mlp.c_proj"), (1, "attn.c_attn"), (3, "mlp.c_fc"),
         ]  # fmt: skip
         for layer, name in places:
             block = model.transformer.h[layer].get_submodule(name)
             hook = block.register_forward_pre_hook(lambda _, given: (with_noise(given[0]),))
-            found = model(windows[0]).logits[0].log_softmax(-1)
+            assert costs.activations[layer, name] == pytest.approx(measured(), rel=0.5)
             hook.remove()
-            measured = float((right.exp() * (right - found)).sum(-1).mean())
-            assert costs[layer, name] == pytest.approx(measured, rel=0.5)
 
 
-def test_the_dearest_activations_take_16_bits(
+def test_the_dearest_take_16_bits(
     demo: tuple[GPT2LMHeadModel, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, windows = demo
-    grams = calibrate(model, windows, "int8").grams
-    costs = dict(zip(grams, [0.5, 0.25] + [0.01] * 14, strict=True))
-    monkeypatch.setattr("gpt2ja_export.calibration.activation_costs", lambda *_: costs)
-    for limit, chosen in ((1, 0), (0.6, 1), (0.2, 2), (0.105, 6)):
-        monkeypatch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", limit)
-        assert len(calibrate(model, windows, "int8").wide) == chosen
-        assert not calibrate(model, windows, "int4").wide
+    grams = calibrate(model, windows, "int8", SCALES).grams
+    activations = dict(zip(grams, [0.5, 0.25] + [0.01] * 14, strict=True))
+    costs = Costs(activations, {0: 0.01, 1: 0.25, 2: 0.05, 3: 0.5})
+    monkeypatch.setattr("gpt2ja_export.calibration.rounding_costs", lambda *_: costs)
+    for limit, chosen, layers in (
+        (1, 0, []), (0.6, 1, [3]), (0.2, 2, [1, 3]), (0.105, 6, [1, 3]), (0.02, 15, [1, 2, 3]),
+    ):  # fmt: skip
+        for name in ("_ACTIVATION_LIMIT", "_CACHE_LIMIT"):
+            monkeypatch.setattr(f"gpt2ja_export.calibration.{name}", limit)
+        found = calibrate(model, windows, "int8", SCALES)
+        assert (len(found.wide), found.wide_caches) == (chosen, layers)
+        narrow = calibrate(model, windows, "int4", SCALES)
+        assert not narrow.wide
+        assert not narrow.wide_caches
 
 
 def test_16_bits_bring_a_bundle_nearer_to_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = []
-    for limit, operators in ((math.inf, "NormLinear"), (-1, "NormLinearA16")):
-        monkeypatch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", limit)
-        bundle = tmp_path / operators
+    for activations, cache in ((0, 0), (16, 0), (16, 4)):
+        for name, count in (("_ACTIVATION_LIMIT", activations), ("_CACHE_LIMIT", cache)):
+            limit = -1 if count else math.inf
+            monkeypatch.setattr(f"gpt2ja_export.calibration.{name}", limit)
+        bundle = tmp_path / f"{activations}.{cache}"
         manifest = export_bundle(str(demo_checkpoint()), bundle, ExportSettings())
-        assert manifest.quantization[OPERATORS][operators] == 4
-        assert len(manifest.quantization["activations_16_bits"]) == (16 if limit < 0 else 0)
+        called = manifest.quantization[OPERATORS]
+        assert called["NormLinearA16" if activations else "NormLinear"] == 4
+        assert called["AttentionKV16" if cache else "Attention"] == 4
+        assert len(manifest.quantization["activations_16_bits"]) == activations
+        assert len(manifest.quantization["cache_16_bits"]) == cache
         figures.append(manifest.verification)
     for found in (figures, [of["with_standard_kernels"] for of in figures if "kernels" in of]):
-        if found:
-            assert found[1]["kl_divergence"] < 0.7 * found[0]["kl_divergence"]
+        for before, after in itertools.pairwise(found):
+            assert after["kl_divergence"] < 0.7 * before["kl_divergence"]
 
 
 def test_grams_are_those_of_all_windows(demo: tuple[GPT2LMHeadModel, Tensor]) -> None:
@@ -94,7 +135,7 @@ def test_grams_are_those_of_all_windows(demo: tuple[GPT2LMHeadModel, Tensor]) ->
         if (layer, name) == (2, "mlp.c_proj"):
             seen.append(given[0])
 
-    grams = calibrate(model, halves, "int4").grams
+    grams = calibrate(model, halves, "int4", SCALES).grams
     with torch.inference_mode(), watch(model, see):
         for window in halves:
             model(window)

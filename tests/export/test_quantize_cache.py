@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,13 +50,19 @@ def with_outliers(directory: Path, size: float) -> GPT2LMHeadModel:
     return model
 
 
-@pytest.mark.parametrize(("precision", "bytes_a_number"), [("fp32", 4), ("int8", 1), ("int4", 1)])
-def test_a_cache_takes_a_quarter(
+@pytest.mark.parametrize(
+    ("precision", "limit", "bytes_a_number"),
+    [("fp32", 0, 4), ("int8", math.inf, 1), ("int8", -1, 2), ("int4", 0, 1)],
+)
+def test_a_cache_takes_a_quarter_or_half(
     make_checkpoint: Callable[..., Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     precision: Any,
+    limit: float,
     bytes_a_number: int,
 ) -> None:
+    monkeypatch.setattr("gpt2ja_export.calibration._CACHE_LIMIT", limit)
     source = make_checkpoint(1, 64, 2)
     settings = ExportSettings(precision=precision, verify=False)
     manifest = export_bundle(str(source), tmp_path / "out", settings)

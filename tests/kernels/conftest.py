@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,15 +23,15 @@ def native() -> Kernels:
 
 
 @pytest.fixture(scope="session")
-def quantized(
-    bundles: dict[str, Path], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Bundles that call functions: int8, int4, and int8 with all activations of 16 bits."""
+def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles that call functions: int4, int8, and int8 with all that can take 16 bits."""
     made = tmp_path_factory.mktemp("quantized")
     # The limits are about trained weights; random ones lose more.
     int4 = ExportSettings(precision="int4", verify=False)
     export_bundle(str(checkpoint), made / "int4", int4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpt2ja_export.calibration._ACTIVATION_LIMIT", -1)
-        export_bundle(str(checkpoint), made / "a16", ExportSettings(verify=False))
-    return {"int8": bundles["int8"], "int4": made / "int4", "a16": made / "a16"}
+    for name, limit in (("int8", math.inf), ("16", -1)):
+        with pytest.MonkeyPatch.context() as patch:
+            for costs in ("ACTIVATION", "CACHE"):
+                patch.setattr(f"gpt2ja_export.calibration._{costs}_LIMIT", limit)
+            export_bundle(str(checkpoint), made / name, ExportSettings(verify=False))
+    return {path.name: path for path in made.iterdir()}

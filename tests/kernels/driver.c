@@ -211,8 +211,7 @@ static void try_linear4(const Kernels *kernels) {
 static void attended(const Kernels *kernels, const Attention *attention, const float *queries,
                      int stride, int first, int count, const int8_t *keys, const int8_t *values,
                      int length, float *output, int output_stride) {
-    size_t bytes_needed = attention_scratch(count, length + first + count - 1,
-                                            attention->head_size);
+    size_t bytes_needed = attention_scratch(attention, count, length + first + count - 1);
     void *scratch = memory(bytes_needed);
     memset(scratch, 255, bytes_needed);
     kernels->attend(attention, queries + first * stride, (size_t)stride, count, keys, values, 0,
@@ -225,16 +224,17 @@ static void try_attention(const Kernels *kernels) {
     int size = 16 * between(1, LARGEST_HEAD / 16), count = between(1, between(0, 1) ? 7 : 21);
     int length = between(1, between(0, 1) ? 20 : 700), capacity = length + count - 1 + between(0, 3);
     int stride = size + 16 * between(0, 2), wide = size + between(0, 5), all = count * wide;
-    Attention attention = {1, size, capacity, 0.02f, 0.01f};
+    Attention attention = {1, size, capacity, between(1, 2), 0.02f, 0.01f};
+    int numbers = capacity * cached_size(&attention);
     /* The last row ends with its head. */
     float *queries = floats((size_t)((count - 1) * stride + size));
-    int8_t *keys = bytes((size_t)(capacity * size)), *values = bytes((size_t)(capacity * size));
+    int8_t *keys = bytes((size_t)numbers), *values = bytes((size_t)numbers);
     const float odd[] = {NAN, INFINITY, -INFINITY};
     if (!between(0, 3))
         queries[between(0, count - 1) * stride + between(0, size - 1)] = odd[between(0, 2)];
     if (!between(0, 3)) memset(queries, 0, (size_t)size * sizeof *queries);
-    if (!between(0, 3)) memset(keys, 0, (size_t)(capacity * size)); /* the largest sums there are */
-    if (!between(0, 3)) memset(values, -128, (size_t)(capacity * size));
+    if (!between(0, 3)) memset(keys, 0, (size_t)numbers); /* the largest sums there are */
+    if (!between(0, 3)) memset(values, -128, (size_t)numbers);
     float *found = floats((size_t)all), *expected = floats((size_t)all);
     float *other = floats((size_t)all), *single = floats((size_t)all);
     memcpy(expected, found, (size_t)all * sizeof *found);
@@ -259,10 +259,11 @@ static void try_store(const Kernels *kernels) {
     float *source = floats((size_t)size);
     const float odd[] = {0, 1e30f, INFINITY, -INFINITY, 1.275f, -1.285f, 0.005f};
     source[between(0, size - 1)] = odd[between(0, 6)];
-    int8_t *found = bytes((size_t)size), *expected = bytes((size_t)size);
-    kernels->store(source, size, 0.01f, found);
-    kernels_reference.store(source, size, 0.01f, expected);
-    for (int i = 0; i < size; i++)
+    int each = between(1, 2), stored = size * each;
+    int8_t *found = bytes((size_t)stored), *expected = bytes((size_t)stored);
+    kernels->store(source, size, each, 0.01f, found);
+    kernels_reference.store(source, size, each, 0.01f, expected);
+    for (int i = 0; i < stored; i++)
         if (found[i] != expected[i]) fail("store", kernels, 0, i, found[i], expected[i]);
     free(source), free(found), free(expected);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     Arrays = Sequence[NDArray[Any]]
 
 # The types of what each operator gives; every other operator gives floats.
-_OUTPUTS = {"Candidates": (np.float32, np.int64), "Attention": (np.float32, np.int8, np.int8)}
+_OUTPUTS = {
+    "Candidates": (np.float32, np.int64),
+    "Attention": (np.float32, np.int8, np.int8),
+    "AttentionKV16": (np.float32, np.int8, np.int8),
+}
 # Which inputs change from call to call; the others are weights.
 _CHANGING = {
     "Embed": (0, 1),
     "Attention": (0, 1, 2, 3, 4),
+    "AttentionKV16": (0, 1, 2, 3, 4),
     "LinearResidual": (0, 4),
     "LinearResidualA16": (0, 4),
     "LinearResidualInt4": (0, 5),
@@ -44,7 +50,8 @@ class OneOperator:
         attributes: Of the call.
         threads: Of the session.
         native: Run the native operator, not the body.
-        heads: Put into an attention's body, which holds those of its bundle.
+        heads: How many, and how wide, put into an attention's body, which holds those of its
+            bundle.
     """
 
     def __init__(
@@ -56,15 +63,12 @@ class OneOperator:
         *,
         threads: int = 1,
         native: bool,
-        heads: int | None = None,
+        heads: tuple[int, int] | None = None,
     ) -> None:
         model = onnx.load(bundle / names.MODEL_FILE, load_external_data=False)
         function = next(function for function in model.functions if function.name == name)
         if heads is not None:
-            for node in function.node:
-                for attribute in node.attribute:
-                    if attribute.name.endswith("num_heads") and not attribute.ref_attr_name:
-                        attribute.i = heads
+            _set_heads(function, *heads)
         self._changing = _CHANGING.get(name, (0,))
         values = [f"input_{index}" for index in range(len(inputs))]
         outputs = [f"output_{index}" for index in range(len(_OUTPUTS.get(name, (0,))))]
@@ -107,6 +111,20 @@ class OneOperator:
         """What it gives for inputs, of which those that are weights are passed over."""
         feed = {f"input_{index}": inputs[index] for index in self._changing}
         return [np.asarray(output) for output in self._session.run(None, feed)]
+
+
+def _set_heads(function: onnx.FunctionProto, count: int, size: int) -> None:
+    """Let an attention's body, as its bundle has it, take such heads."""
+    for attribute in (attribute for node in function.node for attribute in node.attribute):
+        if attribute.name.endswith("num_heads") and not attribute.ref_attr_name:
+            attribute.i = count
+        elif attribute.name == "scale":
+            attribute.f = 1 / math.sqrt(size)
+        elif attribute.t.data_type == onnx.TensorProto.INT64:
+            dims = numpy_helper.to_array(attribute.t).copy()
+            if dims[-1] > 3:  # the size; 3 is an axis
+                dims[-1] = size
+                attribute.t.CopyFrom(numpy_helper.from_array(dims))
 
 
 def _described(name: str, dtype: Any) -> onnx.ValueInfoProto:

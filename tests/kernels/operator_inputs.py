@@ -60,11 +60,13 @@ def attributes(name: str, inputs: int, outputs: int) -> dict[str, Any]:
     return given | {"K": inputs, "N": outputs} if name.endswith("Int4") else given
 
 
-def attention(heads: int, size: int, capacity: int, new: int, lengths: list[int]) -> Arrays:
+def attention(
+    heads: int, size: int, capacity: int, new: int, lengths: list[int], cache_bytes: int = 1
+) -> Arrays:
     """Inputs of an attention after which the rows have so many positions."""
     random = np.random.default_rng(capacity)
     rows = len(lengths)
-    caches = [whole(random, rows, heads, capacity, size) for _ in range(2)]
+    caches = [whole(random, rows, heads, capacity, size * cache_bytes) for _ in range(2)]
     total = np.array(max([new, *lengths]), dtype=np.int32)
     scales = [np.array([scale], dtype=np.float32) for scale in (0.02, 0.03)]
     seqlens = np.array(lengths, dtype=np.int32) - 1
@@ -78,7 +80,7 @@ def embedding(rows: int, new: int, width: int) -> Arrays:
 
 
 def both(
-    bundle: Path, name: str, inputs: Arrays, given: dict[str, Any], **options: int
+    bundle: Path, name: str, inputs: Arrays, given: dict[str, Any], **options: Any
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """What the native operator gives, and what its body does."""
     native = OneOperator(bundle, name, inputs, given, native=True, **options)
@@ -90,5 +92,6 @@ def home(quantized: dict[str, Path], name: str) -> Path:
     """A bundle whose graph calls `name`."""
     if name == "NormHead":
         return demo_bundle()
-    kind = next((kind for kind in ("Int4", "A16") if name.endswith(kind)), "int8")
-    return quantized[kind.lower()]
+    if name.endswith("Int4"):
+        return quantized["int4"]
+    return quantized["16"] if name.endswith("16") else quantized["int8"]

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("native")
 
 @pytest.mark.parametrize("levels", [2, 40, 0])
 @pytest.mark.parametrize("rows", [1, 6])
-def test_candidates(bundles: dict[str, Path], levels: int, rows: int) -> None:
-    for bundle, vocabulary in ((bundles["int8"], VOCABULARY), (demo_bundle(), DEMO_SHAPE[1])):
+def test_candidates(quantized: dict[str, Path], levels: int, rows: int) -> None:
+    for bundle, vocabulary in ((quantized["int8"], VOCABULARY), (demo_bundle(), DEMO_SHAPE[1])):
         logits = floats(np.random.default_rng(levels), rows, 2, vocabulary)
         if levels:  # few values, so that most scores are tied with others
             logits = np.rint(logits * levels / 4).astype(np.float32)
@@ -36,9 +36,9 @@ def test_candidates(bundles: dict[str, Path], levels: int, rows: int) -> None:
             np.testing.assert_array_equal(ours, standard)
 
 
-def test_candidates_of_no_rows(bundles: dict[str, Path]) -> None:
+def test_candidates_of_no_rows(quantized: dict[str, Path]) -> None:
     logits = np.empty((0, 2, 100), dtype=np.float32)
-    operator = OneOperator(bundles["int8"], "Candidates", [logits], {"count": 64}, native=True)
+    operator = OneOperator(quantized["int8"], "Candidates", [logits], {"count": 64}, native=True)
     assert [output.shape for output in operator([logits])] == [(0, 2, 64)] * 2
 
 
@@ -52,8 +52,8 @@ def test_scores_that_are_not_finite_reach_the_candidates(value: float) -> None:
 
 
 @pytest.mark.parametrize(("rows", "new", "width"), [(1, 1, 768), (5, 7, 33), (0, 1, 8), (64, 1, 1)])
-def test_embed(bundles: dict[str, Path], rows: int, new: int, width: int) -> None:
-    (found,), (expected,) = both(bundles["int8"], "Embed", embedding(rows, new, width), {})
+def test_embed(quantized: dict[str, Path], rows: int, new: int, width: int) -> None:
+    (found,), (expected,) = both(quantized["int8"], "Embed", embedding(rows, new, width), {})
     np.testing.assert_array_equal(found, expected)
 
 

@@ -33,10 +33,10 @@ def refuses(operator: OneOperator, inputs: Arrays, message: str) -> None:
     ],
 )
 def test_ids_and_positions_out_of_range(
-    bundles: dict[str, Path], index: int, place: tuple[int, int], value: int, message: str
+    quantized: dict[str, Path], index: int, place: tuple[int, int], value: int, message: str
 ) -> None:
     inputs = embedding(2, 3, 16)
-    operator = OneOperator(bundles["int8"], "Embed", inputs, native=True)
+    operator = OneOperator(quantized["int8"], "Embed", inputs, native=True)
     inputs[index][place] = value
     refuses(operator, inputs, message)
 
@@ -44,18 +44,18 @@ def test_ids_and_positions_out_of_range(
 @pytest.mark.parametrize(
     ("new", "length"), [(1, 25), (1, 0), (1, -5), (1, 2**31 - 1), (6, 25), (6, 5)]
 )
-def test_lengths_outside_of_the_cache(bundles: dict[str, Path], new: int, length: int) -> None:
+def test_lengths_outside_of_the_cache(quantized: dict[str, Path], new: int, length: int) -> None:
     inputs = attention(2, 32, 24, new, [new + 2, new + 2])
     operator = OneOperator(
-        bundles["int8"], "Attention", inputs, {"num_heads": 2, "head_size": 32}, native=True
+        quantized["int8"], "Attention", inputs, {"num_heads": 2, "head_size": 32}, native=True
     )
     operator(inputs)
     inputs[3][1] = np.int64(length - 1)
     refuses(operator, inputs, "a row's length lies outside of its cache")
 
 
-def test_shapes_that_do_not_fit_each_other(bundles: dict[str, Path]) -> None:
-    bundle, shape = bundles["int8"], {"num_heads": 2, "head_size": 32}
+def test_shapes_that_do_not_fit_each_other(quantized: dict[str, Path]) -> None:
+    bundle, shape = quantized["int8"], {"num_heads": 2, "head_size": 32}
     rows = attention(2, 32, 24, 1, [3, 3])
     operator = OneOperator(bundle, "Attention", rows, shape, native=True)
     packed, keys, values, lengths, total = rows[:5]
@@ -101,9 +101,9 @@ def test_weights_that_do_not_fit_each_other(
 
 
 @pytest.mark.parametrize("size", [8, 24, 272])
-def test_heads_of_a_size_that_no_operator_takes(bundles: dict[str, Path], size: int) -> None:
+def test_heads_of_a_size_that_no_operator_takes(quantized: dict[str, Path], size: int) -> None:
     inputs = attention(2, size, 8, 1, [1])
     with pytest.raises(Exception, match="not a multiple of 16 up to 256"):
         OneOperator(
-            bundles["int8"], "Attention", inputs, {"num_heads": 2, "head_size": size}, native=True
+            quantized["int8"], "Attention", inputs, {"num_heads": 2, "head_size": size}, native=True
         )

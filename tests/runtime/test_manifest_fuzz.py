@@ -76,6 +76,8 @@ def changed(content: dict[str, Any], change: Change) -> dict[str, Any]:
         ("shape.layers", 4.0, "shape.layers must be a whole number, not 4.0"),
         ("shape.layers", True, "shape.layers must be a whole number, not True"),
         ("shape.layers", 10**9, "shape.layers must be from 1 to 10000, not 1000000000"),
+        ("shape.cache_16_bits", [0], "shape.cache_16_bits must be empty in fp32"),
+        ("shape.cache_16_bits", ["0"], r"shape.cache_16_bits\[0\] must be a whole number, not '0'"),
         ("shape.candidates", -1, "shape.candidates must be from 1 to 2147483647, not -1"),
         ("shape.candidates", 5, "gives 64 candidates, the manifest says 5"),
         ("shape.context", HUGE, r"shape.context must be from 1 to 2147483647, not 10{79}…"),
@@ -122,9 +124,24 @@ def test_what_is_wrong_is_named(
 def test_a_cache_that_the_graph_does_not_have(bundles: dict[str, Path], tmp_path: Path) -> None:
     other = shutil.copytree(bundles["int8"], tmp_path / "bundle")
     content = json.loads((other / "bundle.json").read_text())
-    shape = content["shape"] | {"cache_dtype": "float32"}
+    shape = content["shape"] | {"cache_dtype": "float32", "cache_16_bits": []}
     with pytest.raises(BundleError, match=r"cache is a tensor\(int8\), the manifest says float32"):
         load(other, content | {"precision": "fp32", "shape": shape})
+
+
+def test_cache_bytes_that_the_graph_does_not_have(bundles: dict[str, Path], tmp_path: Path) -> None:
+    other = shutil.copytree(bundles["int8"], tmp_path / "bundle")
+    content = json.loads((other / "bundle.json").read_text())
+    for layers, message in (
+        ([], "its cache has 2 heads of 64 in layer 1, the manifest says 2 of 32"),
+        ([0, 1], "its cache has 2 heads of 32 in layer 0, the manifest says 2 of 64"),
+        ([1, 1], "must be rising layers from 0 to 1"),
+        ([2], "must be rising layers from 0 to 1"),
+        ([-1], "must be rising layers from 0 to 1"),
+    ):
+        shape = content["shape"] | {"cache_16_bits": layers}
+        with pytest.raises(BundleError, match=message):
+            load(other, content | {"shape": shape})
 
 
 @pytest.mark.parametrize("content", [[], None, 5, "bundle", {}, *DEPTHS])

@@ -37,13 +37,18 @@ _MOST_LAYERS = 10_000
 _DEEPEST = 16  # of free-form values: a message of one much deeper could not be made
 _MOST_BYTES = 2**63 - 1
 _KINDS: dict[Any, str] = {int: "a whole number", str: "a string", bool: "true or false"}
-_LATER = {"tokenizer"}  # what bundles made before lack; its default is what they mean
+# What bundles made before lack; its default is what they mean.
+_LATER = {"tokenizer", "cache_16_bits"}
 _hints = functools.cache(get_type_hints)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a GPT-2, and how many candidates its graph returns."""
+    """The sizes of a GPT-2, and how many candidates its graph returns.
+
+    Attributes:
+        cache_16_bits: The layers with an int8 cache that have two bytes of each number, rising.
+    """
 
     layers: int
     width: int
@@ -52,6 +57,7 @@ class ModelShape:
     vocab_size: int
     candidates: int
     cache_dtype: CacheType = "float32"
+    cache_16_bits: list[int] = field(default_factory=list)
 
     @property
     def head_size(self) -> int:
@@ -62,6 +68,12 @@ class ModelShape:
     def cache_itemsize(self) -> int:
         """Bytes of one number in the cache."""
         return {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.cache_dtype]
+
+    @property
+    def cached_sizes(self) -> list[int]:
+        """Numbers of the cache for a head's keys, and for its values, at a position, by layer."""
+        wide = set(self.cache_16_bits)
+        return [self.head_size * (1 + (layer in wide)) for layer in range(self.layers)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +272,7 @@ def _check_values(manifest: Manifest) -> None:
     """Check numbers and what must fit together."""
     shape = manifest.shape
     for item in fields(shape):
-        if item.name != "cache_dtype":
+        if item.type == "int":
             most = _MOST_LAYERS if item.name == "layers" else _MOST
             _check_range(f"shape.{item.name}", getattr(shape, item.name), 1, most)
     if shape.width % shape.heads:
@@ -284,6 +296,10 @@ def _check_values(manifest: Manifest) -> None:
         raise BundleError(
             f"shape.cache_dtype must be {expected} in {precision}, not {shape.cache_dtype}"
         )
+    if (wide := shape.cache_16_bits) and shape.cache_dtype != "int8":
+        raise BundleError(f"shape.cache_16_bits must be empty in {precision}")
+    if wide != sorted(set(wide) & set(range(shape.layers))):
+        raise BundleError(f"shape.cache_16_bits must be rising layers from 0 to {shape.layers - 1}")
     if manifest.device not in (devices := _DEVICES.get(precision, ("cpu",))):
         raise BundleError(f"device must be one of {devices} in {precision}, not {manifest.device}")
 

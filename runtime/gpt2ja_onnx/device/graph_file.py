@@ -86,17 +86,17 @@ def check_inputs(session: ort.InferenceSession, shape: ModelShape, path: Path) -
         raise BundleError(
             f"{path}: its inputs are not the manifest's; they differ in {wrong[:3]}{more}"
         )
-    cache = found[names.past_name(0, "key")]
-    heads, size = cache.shape[1::2]
-    if (heads, size) != (shape.heads, shape.head_size):
-        raise BundleError(
-            f"{path}: has {heads} heads of {size}, the manifest says "
-            f"{shape.heads} of {shape.head_size}"
-        )
-    if cache.type != f"tensor({_TENSORS[shape.cache_dtype]})":
-        raise BundleError(
-            f"{path}: its cache is a {cache.type}, the manifest says {shape.cache_dtype}"
-        )
+    kind = found[names.past_name(0, "key")].type
+    if kind != f"tensor({_TENSORS[shape.cache_dtype]})":
+        raise BundleError(f"{path}: its cache is a {kind}, the manifest says {shape.cache_dtype}")
+    for layer, cached_size in enumerate(shape.cached_sizes):
+        cache = found[names.past_name(layer, "key")]
+        heads, size = cache.shape[1::2]
+        if (heads, size) != (shape.heads, cached_size):
+            raise BundleError(
+                f"{path}: its cache has {heads} heads of {size} in layer {layer}, the manifest "
+                f"says {shape.heads} of {cached_size}"
+            )
     outputs = {value.name: value.shape for value in session.get_outputs()}
     given = outputs.get(names.CANDIDATE_SCORES, [0])[-1]
     if given != shape.candidates:

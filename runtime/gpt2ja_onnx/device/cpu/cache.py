@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.growing_cache import GrowingCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,12 +55,13 @@ class CpuCache(GrowingCache):
 
     Attributes:
         parts: Keys and values of each layer, one after another, each of shape (rows, heads,
-            capacity, head size).
+            capacity, the layer's size of `ModelShape.cached_sizes`).
     """
 
     def __init__(self, planner: Planner) -> None:
         super().__init__(planner.shape)
         self._planner = planner
+        self._sizes = [size for size in planner.shape.cached_sizes for _ in names.CACHE_PARTS]
         self._decode_plans: DecodePlans | None = None
         self.parts: list[NDArray[np.generic]] = []
         self.clear()
@@ -81,13 +83,13 @@ class CpuCache(GrowingCache):
 
     def bytes_needed(self, rows: int, positions: int) -> int:
         """Bytes for `rows` rows, those included that are there twice while the cache moves."""
-        parts = 2 * self._shape.layers
-        return (parts + 1) * rows * self._rounded(positions) * self._position_bytes // parts
+        numbers = (sum(self._sizes) + max(self._sizes)) * self._shape.heads
+        return rows * self._rounded(positions) * numbers * self._shape.cache_itemsize
 
     def clear(self) -> None:
         """See `gpt2ja_onnx.device.base.Cache`."""
         self._decode_plans = None
-        self.parts = [self._allocate(0, 0) for _ in range(2 * self._shape.layers)]
+        self.parts = [self._allocate(0, 0, size) for size in self._sizes]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """See `gpt2ja_onnx.device.base.Cache`."""
@@ -104,13 +106,17 @@ class CpuCache(GrowingCache):
                 part[targets, :, start:length] = part[sources, :, start:length]
 
     def save(self, row: int, start: int, stop: int) -> NDArray[np.generic]:
-        """See `gpt2ja_onnx.device.base.RowStore`; shape (parts, heads, positions, head size)."""
-        return np.stack([part[row, :, start:stop] for part in self.parts])
+        """See `gpt2ja_onnx.device.base.RowStore`; part after part in one line."""
+        numbers = (stop - start) * self._shape.heads * sum(self._sizes)
+        line = np.empty(numbers, dtype=self._shape.cache_dtype)
+        for part, positions in zip(self.parts, self._cut(line), strict=True):
+            positions[:] = part[row, :, start:stop]
+        return line
 
     def restore(self, saved: SavedPositions, row: int, start: int) -> None:
         """See `gpt2ja_onnx.device.base.RowStore`."""
         assert isinstance(saved, np.ndarray)
-        for part, positions in zip(self.parts, saved, strict=True):
+        for part, positions in zip(self.parts, self._cut(saved), strict=True):
             part[row, :, start : start + positions.shape[1]] = positions
 
     def plan(self, first: int, rows: int, new: int, positions: int) -> Plan:
@@ -131,15 +137,19 @@ class CpuCache(GrowingCache):
         kept = min(capacity, self.capacity)
         # Part by part, so that never more than one of them is there twice.
         for index, part in enumerate(self.parts):
-            resized = self._allocate(rows, capacity)
+            resized = self._allocate(rows, capacity, self._sizes[index])
             resized[:used_rows, :, :kept] = part[:used_rows, :, :kept]
             self.parts[index] = resized
 
-    @property
-    def _position_bytes(self) -> int:
-        shape = self._shape
-        return 2 * shape.layers * shape.width * shape.cache_itemsize
+    def _cut(self, line: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+        """The parts of saved positions, each of shape (heads, positions, the part's size)."""
+        heads, first = self._shape.heads, 0
+        count = len(line) // (heads * sum(self._sizes))
+        for size in self._sizes:
+            last = first + heads * count * size
+            yield line[first:last].reshape(heads, count, size)
+            first = last
 
-    def _allocate(self, rows: int, capacity: int) -> NDArray[np.generic]:
+    def _allocate(self, rows: int, capacity: int, size: int) -> NDArray[np.generic]:
         shape = self._shape
-        return np.zeros((rows, shape.heads, capacity, shape.head_size), dtype=shape.cache_dtype)
+        return np.zeros((rows, shape.heads, capacity, size), dtype=shape.cache_dtype)
