@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # A file beside this one and no other: a library is code, which no bundle, working directory or
@@ -127,6 +129,47 @@ class Kernels:
             _address(places),
         )
         return best, places
+
+    def best_allowed(
+        self,
+        scores: NDArray[np.float32],
+        allowed: Sequence[NDArray[np.uint8]],
+        best: NDArray[np.float32],
+        places: NDArray[np.int64],
+        rows: Sequence[int],
+    ) -> None:
+        """Write the largest scores of some rows that are allowed, sorted as by `best`.
+
+        Args:
+            scores: Shape (all rows, size), contiguous.
+            allowed: Of each of `rows` a bit for each score, the lowest of a byte first, shape
+                (size / 8,) rounded up, contiguous. Scores without it count as minus infinity.
+            best: What is written, shape (all rows, count), contiguous; count up to 256 and `size`.
+            places: The same for the scores' places.
+            rows: Which rows.
+        """
+        size, count = scores.shape[1], best.shape[1]
+        assert scores.dtype == best.dtype == np.float32
+        assert places.dtype == np.int64
+        assert best.shape == places.shape == (len(scores), count)
+        assert all(array.flags.c_contiguous for array in (scores, best, places))
+        assert count <= min(size, 256)
+        assert all(bits.dtype == np.uint8 and bits.size == -(-size // 8) for bits in allowed)
+        chosen = np.array(rows, dtype=np.uint64)
+        addresses = [
+            np.uint64(array.ctypes.data) + chosen * np.uint64(array.strides[0])
+            for array in (scores, best, places)
+        ]
+        masks = np.array([bits.ctypes.data for bits in allowed], dtype=np.uint64)
+        self._library.gpt2ja_best_allowed(
+            _address(addresses[0]),
+            _address(masks),
+            ctypes.c_size_t(len(rows)),
+            ctypes.c_int(size),
+            ctypes.c_int(count),
+            _address(addresses[1]),
+            _address(addresses[2]),
+        )
 
     def draw_best(
         self,

@@ -101,8 +101,10 @@ typedef struct {
      * `scratch`: see nucleus_scratch. */
     int (*draw_nucleus)(const float *scores, int size, float temperature, double limit,
                         double min_p, double uniform, void *scratch);
-    /* The `count` largest of `size` scores, falling, equal ones by rising index. */
-    void (*best)(const float *scores, int size, int count, float *best_scores, int64_t *best_ids);
+    /* The `count` largest of `size` scores, falling, equal ones by rising index. `allowed` has a
+     * bit for each score; those without it count as minus infinity. Null: all are allowed. */
+    void (*best)(const float *scores, int size, const uint8_t *allowed, int count,
+                 float *best_scores, int64_t *best_ids);
 } Kernels;
 
 extern const Kernels kernels_reference;

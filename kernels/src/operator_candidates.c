@@ -23,7 +23,7 @@ typedef struct {
 static void task(void *data, size_t row) {
     const Call *call = data;
     size_t count = (size_t)call->kernel->count;
-    call->kernel->base.kernels->best(call->logits + row * call->vocabulary, (int)call->vocabulary,
+    call->kernel->base.kernels->best(call->logits + row * call->vocabulary, (int)call->vocabulary, NULL,
                                      (int)count, call->scores + row * count,
                                      call->ids + row * count);
 }

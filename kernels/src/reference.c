@@ -181,16 +181,22 @@ static void embed(const int8_t *row, float scale, const float *position, int wid
     for (int i = 0; i < width; i++) output[i] = (float)row[i] * scale + position[i];
 }
 
-static void best(const float *scores, int size, int count, float *best_scores,
-                 int64_t *best_ids) {
+static float score_of(const float *scores, const uint8_t *allowed, int i) {
+    return allowed == NULL || (allowed[i / 8] >> (i % 8) & 1) ? scores[i] : -INFINITY;
+}
+
+static void best(const float *scores, int size, const uint8_t *allowed, int count,
+                 float *best_scores, int64_t *best_ids) {
     for (int place = 0; place < count; place++) {
         int found = -1;
         for (int i = 0; i < size; i++) {
             int taken = 0;
             for (int earlier = 0; earlier < place; earlier++) taken |= best_ids[earlier] == i;
-            if (!taken && (found < 0 || scores[i] > scores[found])) found = i;
+            if (!taken && (found < 0 || score_of(scores, allowed, i) >
+                                            score_of(scores, allowed, found)))
+                found = i;
         }
-        best_scores[place] = scores[found];
+        best_scores[place] = score_of(scores, allowed, found);
         best_ids[place] = found;
     }
 }

@@ -48,7 +48,15 @@ EXPORT void gpt2ja_draw_nucleus(const float *scores, size_t rows, int size,
 
 /* The `count` largest of `size` scores: see best in kernels.h. */
 EXPORT void gpt2ja_best(const float *scores, int size, int count, float *best, int64_t *places) {
-    chosen_kernels()->best(scores, size, count, best, places);
+    chosen_kernels()->best(scores, size, NULL, count, best, places);
+}
+
+/* The same of those that are allowed, of each of `rows` rows that lie anywhere. */
+EXPORT void gpt2ja_best_allowed(const float *const *scores, const uint8_t *const *allowed,
+                                size_t rows, int size, int count, float *const *best,
+                                int64_t *const *places) {
+    for (size_t row = 0; row < rows; row++)
+        chosen_kernels()->best(scores[row], size, allowed[row], count, best[row], places[row]);
 }
 
 /* Of `rows` rows of `size` scores: see draw_best in draw.h. */

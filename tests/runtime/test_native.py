@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +26,13 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.demo import demo_bundle
 from gpt2ja_onnx.bundle.manifest import read_manifest, write_manifest
 from gpt2ja_onnx.cli import main
+from gpt2ja_onnx.constraints.constraint import Constraint
+from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import SettingError
 from gpt2ja_onnx.sampling.best_tokens import best_of_all
+from gpt2ja_onnx.sampling.sampler import Sampler
 from gpt2ja_onnx.sampling.state import SamplerState
 from gpt2ja_onnx.sampling.warpers import Warpers
 from gpt2ja_onnx.settings.config import GenerationConfig
@@ -203,6 +207,45 @@ def test_the_native_best_of_all_scores_are_those_of_numpy(seed: int, kept: int) 
     expected, found = best_of_all(logits, state), best_of_all(logits, state, native)
     assert found[0].tolist() == expected[0].tolist()
     assert found[1].tolist() == expected[1].tolist()
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 1, 5, 50, 63]),
+    st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_constrained_rows_are_drawn_as_without(seed: int, top_k: int, share: float) -> None:
+    native = load_kernels()
+    assert isinstance(native, Kernels)
+    random = np.random.default_rng(seed)
+    size, rows = int(random.integers(65, 5000)), 4
+    logits = random.normal(0, 3, (rows, size)).astype(np.float32)
+    if seed % 2:
+        logits = np.round(logits, int(random.integers(0, 3)))  # many are equal
+    ids = np.lexsort((np.broadcast_to(np.arange(size), logits.shape), -logits))[:, :64]
+    best = np.take_along_axis(logits, ids, axis=1)
+    tokens: Any = SimpleNamespace(size=size)
+    matcher: Any = SimpleNamespace(is_error=lambda: False, stop_reason=lambda: "NoExtension")
+    config = GenerationConfig(do_sample=seed % 3 > 0, top_k=top_k, top_p=0.9)
+    bits = [np.packbits(random.random(size) < share, bitorder="little") for _ in range(rows)]
+    drawn = []
+    for kernels in (None, native):
+        states = [
+            SamplerState(
+                config,
+                (),
+                np.random.default_rng(seed),
+                np.array([1]),
+                1,
+                9,
+                None if row == 2 else Constraint(tokens, matcher, (), bits[row]),
+            )
+            for row in range(rows)
+        ]
+        scores = Scores(best, ids, HostLogits(logits, kernels))
+        drawn.append([str(choice) for choice in Sampler().choose(scores, states)])
+    assert drawn[0] == drawn[1]
 
 
 # --- where they do not run ---

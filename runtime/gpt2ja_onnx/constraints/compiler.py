@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpt2ja_onnx.constraints.bounded import run_bounded
-from gpt2ja_onnx.constraints.constraint import Constraint, Tokens, mask_of
+from gpt2ja_onnx.constraints.constraint import Constraint, Tokens, allowed_bits
 from gpt2ja_onnx.constraints.spelling import (
     Spelling,
     literals_of_grammar,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _KEPT = 64  # grammars; small ones take some 10 kB
 # Without it text that only one way can follow is forced to one way of cutting it into tokens.
 _HEAD = '%llguidance {"no_forcing": true}\n'
+# Tokens that llguidance looks at together, where a form allows them all.
+_JAPANESE = ("[一-龠]{1,8}", "[ぁ-んァ-ヶー]{1,12}")
 # A multiple is found by an automaton of as many states.
 _LARGEST_MULTIPLE = 100_000
 # A base model that may write white space between any two tokens of JSON writes little else.
@@ -43,13 +45,13 @@ class Grammar(NamedTuple):
 
     Attributes:
         matcher: At the start of a text; copied, never advanced.
-        mask: The tokens that a text may begin with, shape (vocabulary,).
+        bits: The tokens that a text may begin with, from `allowed_bits`.
         may_end: Whether the empty text has the form.
         tokens: Of the vocabulary.
     """
 
     matcher: LLMatcher
-    mask: NDArray[np.bool_]
+    bits: NDArray[np.uint8]
     may_end: bool
     tokens: Tokens
 
@@ -59,7 +61,7 @@ class Grammar(NamedTuple):
         Args:
             eos: The end tokens of its request.
         """
-        return Constraint(self.tokens, self.matcher.deep_copy(), eos, self.mask, self.may_end)
+        return Constraint(self.tokens, self.matcher.deep_copy(), eos, self.bits, self.may_end)
 
 
 class Compiler:
@@ -127,7 +129,10 @@ class _Tools:
         self._guidance = llguidance
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
         self._tokens = tokens = Tokens(vocabulary)
-        self._tokenizer: LLTokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(tokens))
+        self._tokenizer: LLTokenizer = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(tokens),
+            slices=[*_JAPANESE, *llguidance.LLTokenizer.general_slices()],
+        )
 
     def compile(self, setting: str, value: Any) -> Grammar:
         """See `Compiler.compile`."""
@@ -137,10 +142,10 @@ class _Tools:
         )
         if matcher.is_error():
             raise SettingError(f"{setting} cannot be used: {_reason(matcher.get_error())}")
-        mask = mask_of(matcher, self._tokens)
-        if matcher.is_error() or not mask.any():
+        bits = allowed_bits(matcher, self._tokens)
+        if matcher.is_error() or not bits.any():
             raise SettingError(f"{setting} cannot be used: the vocabulary has no text of this form")
-        return Grammar(matcher, mask, matcher.is_accepting(), self._tokens)
+        return Grammar(matcher, bits, matcher.is_accepting(), self._tokens)
 
     def _regex(self, pattern: str) -> str:
         self._spelling.check("regex", literals_of_regex(pattern))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from gpt2ja_onnx.constraints.spelling import Vocabulary
 
-    Mask = NDArray[np.bool_]
+    Bits = NDArray[np.uint8]
 
 
 class Tokens:
@@ -25,7 +25,7 @@ class Tokens:
 
     Attributes:
         size: Number of the vocabulary's tokens.
-        spelled: Tokens that stand for text, shape (size,).
+        spelled: A bit for each token that stands for text, the lowest of a byte first.
     """
 
     bos_token_id = None
@@ -33,8 +33,8 @@ class Tokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.size = self.eos_token_id = vocabulary.vocab_size
         texts = [vocabulary.token_text(token) for token in range(self.size)]
-        self.spelled = np.array([bool(text) for text in texts])
-        self.special_token_ids = [*np.flatnonzero(~self.spelled).tolist(), self.size]
+        self.spelled = np.packbits([bool(text) for text in texts], bitorder="little")
+        self.special_token_ids = [token for token, text in enumerate([*texts, ""]) if not text]
         # Special tokens need names of their own.
         self.tokens = [
             (text.encode() if isinstance(text, str) else text) or b"<special %d>" % token
@@ -57,8 +57,8 @@ class Constraint:
         matcher: Knows the form and where the text stands in it.
         eos: The end tokens of the request. They are no text: one may follow where the form is
             complete.
-        mask: The tokens that may follow; None if they are still to be found.
-        may_end: Whether the form is complete; known with the mask.
+        bits: From `allowed_bits`; None if they are still to be found.
+        may_end: Whether the form is complete; known with the bits.
     """
 
     __slots__ = ("_allowed", "_eos", "_matcher", "_tokens")
@@ -71,15 +71,15 @@ class Constraint:
         tokens: Tokens,
         matcher: LLMatcher,
         eos: tuple[int, ...],
-        mask: Mask | None,
+        bits: Bits | None,
         may_end: bool = False,
     ) -> None:
         self._tokens = tokens
         self._matcher = matcher
         self._eos = list(eos)
-        self._allowed: Mask | None = None
-        if mask is not None:
-            self._allow(mask.copy(), may_end)
+        self._allowed: Bits | None = None
+        if bits is not None:
+            self._allow(bits, may_end)
 
     @property
     def masked(self) -> bool:
@@ -116,12 +116,15 @@ class Constraint:
             GenerationError: llguidance has panicked.
         """
         with _panics_told():
-            mask = mask_of(self._matcher, self._tokens)
-        self._allow(mask, self._matcher.is_accepting())
+            bits = allowed_bits(self._matcher, self._tokens)
+        self._allow(bits, self._matcher.is_accepting())
 
-    def _allow(self, mask: Mask, may_end: bool) -> None:
-        mask[self._eos] = may_end
-        self._allowed = mask
+    def _allow(self, bits: Bits, may_end: bool) -> None:
+        if may_end:
+            bits = bits.copy()
+            for token in self._eos:
+                bits[token // 8] |= 1 << token % 8
+        self._allowed = bits
 
     # --- as a processor: see `gpt2ja_onnx.sampling.processors.Processor` ---
 
@@ -134,18 +137,23 @@ class Constraint:
         scores[~self._mask()[ids]] = -np.inf
 
     def allowed_tokens(self) -> NDArray[np.int64]:
-        """The tokens that may follow, end tokens among them, by rising id; at least one.
+        """The tokens that may follow, end tokens among them, by rising id; raises as `allowed`."""
+        return np.flatnonzero(self._mask())
+
+    def count_allowed(self) -> int:
+        """How many tokens may follow, end tokens among them; raises as `allowed`."""
+        return int(np.count_nonzero(self._mask()))
+
+    def _mask(self) -> NDArray[np.bool_]:
+        bits = np.unpackbits(self.allowed(), count=self._tokens.size, bitorder="little")
+        return bits.view(np.bool_)
+
+    def allowed(self) -> Bits:
+        """A bit for each token that may follow, end tokens among them, the lowest of a byte first.
 
         Raises:
             GenerationError: There are none.
         """
-        return np.flatnonzero(self._mask())
-
-    def count_allowed(self) -> int:
-        """How many tokens may follow, end tokens among them; raises as `allowed_tokens`."""
-        return int(np.count_nonzero(self._mask()))
-
-    def _mask(self) -> Mask:
         if self._allowed is None:
             self.mask_next()
         assert self._allowed is not None
@@ -171,9 +179,8 @@ def _panics_told() -> Iterator[None]:
         raise GenerationError(f"the form failed: {error}") from error
 
 
-def mask_of(matcher: LLMatcher, tokens: Tokens) -> Mask:
-    """The tokens that may follow, end tokens not among them, shape (vocabulary,)."""
+def allowed_bits(matcher: LLMatcher, tokens: Tokens) -> Bits:
+    """A bit for each token that may follow, the lowest of a byte first; none for end tokens."""
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    found = np.unpackbits(bits, count=tokens.size, bitorder="little").view(np.bool_)
-    mask: Mask = found & tokens.spelled
-    return mask
+    found: Bits = bits[: len(tokens.spelled)] & tokens.spelled
+    return found

@@ -7,6 +7,7 @@ all of its scores. Both go through the same processors and warpers.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +105,26 @@ class _Batch:
         numbers[self.drawn] = [self.states[row].random.random() for row in self.drawn]
         return numbers
 
+    def allowed_alone(self, rows: list[int]) -> dict[int, NDArray[np.uint8]]:
+        """What is allowed to those of `rows` that have a constraint alone, and bounded choice."""
+        found = {}
+        for row in rows:
+            state = self.states[row]
+            if (
+                state.constraint is not None
+                and row not in self.unbounded
+                and len(state.active) == 1
+            ):
+                with contextlib.suppress(GenerationError):  # it fails again, with its own row
+                    found[row] = state.constraint.allowed()
+        return found
+
+    def keep_enough(self, rows: list[int], scores: Floats) -> list[int]:
+        """Those of `rows` of sorted scores that nothing behind them can be kept beside."""
+        edge, last = scores[rows, self._edge[rows]], scores[rows, -1]
+        enough = (edge > last) | (last == -np.inf)
+        return [row for row, kept in zip(rows, enough.tolist(), strict=True) if kept]
+
     def not_as_they_are(self, scores: Floats, ids: Ids) -> list[int]:
         """Rows whose candidates some processor changes, or may not be enough."""
         rows = {row for row in self._processed if self.states[row].active}
@@ -124,7 +145,15 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
     best, ids, native = scores.candidates, scores.ids, scores.logits.native
     alone: dict[int, Choice] = {}
     unbounded: list[int] = []
-    for row in batch.not_as_they_are(best, ids):
+    rows = batch.not_as_they_are(best, ids)
+    found_natively: list[int] = []
+    if native is not None and (allowed := batch.allowed_alone(rows)):
+        best, ids = best.copy(), ids.copy()
+        native.best_allowed(scores.logits.read(), [*allowed.values()], best, ids, [*allowed])
+        found_natively = batch.keep_enough([*allowed], best)
+    for row in rows:
+        if row in found_natively:
+            continue
         state = batch.states[row]
         if row in batch.unbounded:
             unbounded.append(row)
