@@ -153,18 +153,16 @@ class _Outliner(GraphEditor):
             ir.AttrInt64("num_heads", self.shape.heads),
             ir.AttrInt64("head_size", self.shape.head_size),
         ]
+        name, outputs = "Attention", [*node.outputs]
         source = _source(node, "Reshape", "Concat", "Concat", "Split", "Reshape")
-        if source is None:
-            self._outline("Attention", given, [*node.outputs], attributes)
-            return
-        output = node.outputs[0]
-        for kind in ("Reshape", "Mul", "ReduceSum", "Reshape"):
-            last = only_consumer(output, kind)
-            if last is None:
-                return
-            output = last.outputs[0]
-        given[0] = source
-        self._outline("AttentionKV16", given, [output, *node.outputs[1:]], attributes)
+        if source is not None:  # queries, keys and values before they are cut to bytes
+            name, given[0] = "AttentionKV16", source
+            for kind in ("Reshape", "Mul", "ReduceSum", "Reshape"):
+                last = only_consumer(outputs[0], kind)
+                if last is None:
+                    return
+                outputs[0] = last.outputs[0]
+        self._outline(name, given, outputs, attributes)
 
     def _outline_embedding(self) -> None:
         ids, positions = (self.input(name) for name in (names.INPUT_IDS, names.POSITION_IDS))
