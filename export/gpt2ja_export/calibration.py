@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
     from transformers.pytorch_utils import Conv1D
 
-    from gpt2ja_onnx.bundle.manifest import Precision
 
 Product = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 _Place = TypeVar("_Place")
 PRODUCTS = get_args(Product)  # of a layer, in the order in which they are computed
-# Nats a token: each a fifth of what int8 is to cost in all.
-_ACTIVATION_LIMIT = _CACHE_LIMIT = 1e-4
+# Nats a token: each a tenth of what int8 is to cost in all.
+_ACTIVATION_LIMIT = _CACHE_LIMIT = 5e-5
 _COST_TOKENS, _COST_WINDOW = 4096, 256  # a pass back takes memory for each token of a window
 
 
@@ -87,48 +86,52 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
+class Wide:
+    """What takes 16 bits in an int8 bundle.
+
+    Attributes:
+        activations: Of these products, layer and name.
+        caches: Keys and values of these layers, rising.
+    """
+
+    activations: frozenset[tuple[int, Product]] = frozenset()
+    caches: tuple[int, ...] = ()
+
+
+def choose_wide(
+    model: GPT2LMHeadModel, windows: Tensor, cache_scales: Sequence[tuple[float, float]]
+) -> Wide:
+    """Let activations take 16 bits where they cost most, and so keys and values.
+
+    The others cost no more than 5e-5 nats a token of KL divergence together, in either. This is
+    for int8: with int4 a block of activations has a scale of its own, and its weights cost a
+    hundred times as much.
+
+    Args:
+        model: An equalised model.
+        windows: Of a text, from `cut_to_windows`.
+        cache_scales: Of keys and of values, by layer.
+    """
+    short = cut_to_windows(
+        windows.flatten()[:_COST_TOKENS].tolist(), min(_COST_WINDOW, windows.shape[-1])
+    )
+    costs = rounding_costs(model, short, _to_int8, cache_scales)
+    activations = _dearest(costs.activations, _ACTIVATION_LIMIT)
+    caches = _dearest(costs.caches, _CACHE_LIMIT)
+    return Wide(frozenset(activations), tuple(sorted(caches)))
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
-    """How each product, a layer and a name, is to be quantised, and each layer's cache.
+    """How each product, a layer and a name, is to be quantised.
 
     Attributes:
         grams: Mean outer product of its input with itself, shape (inputs, inputs).
         wide: Those whose activations take 16 bits.
-        wide_caches: The layers whose keys and values do, rising.
     """
 
     grams: dict[tuple[int, Product], Tensor]
     wide: frozenset[tuple[int, Product]]
-    wide_caches: list[int]
-
-
-def calibrate(
-    model: GPT2LMHeadModel,
-    windows: Tensor,
-    precision: Precision,
-    cache_scales: Sequence[tuple[float, float]],
-) -> Calibration:
-    """Read `windows`, from `cut_to_windows`, and choose.
-
-    With int8, activations take 16 bits where they cost most, until the others cost no more than
-    1e-4 nats a token of KL divergence together; and so do keys and values. With int4 a block of
-    activations has a scale of its own, and its weights cost a hundred times as much.
-
-    Args:
-        model: An equalised model.
-        windows: Of a text.
-        precision: Of the weights.
-        cache_scales: Of keys and of values, by layer.
-    """
-    wide: set[tuple[int, Product]] = set()
-    wide_caches: set[int] = set()
-    if precision == "int8":
-        short = cut_to_windows(
-            windows.flatten()[:_COST_TOKENS].tolist(), min(_COST_WINDOW, windows.shape[-1])
-        )
-        costs = rounding_costs(model, short, _to_int8, cache_scales)
-        wide = _dearest(costs.activations, _ACTIVATION_LIMIT)
-        wide_caches = _dearest(costs.caches, _CACHE_LIMIT)
-    return Calibration(input_grams(model, windows), frozenset(wide), sorted(wide_caches))
 
 
 def _dearest(costs: Mapping[_Place, float], limit: float) -> set[_Place]:

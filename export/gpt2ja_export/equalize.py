@@ -8,6 +8,8 @@ quantised, some ways are better:
   the matrix multiplied by it, so that large channels of the one meet small ones of the other:
   channel-wise shifting and scaling (Wei et al., "Outlier Suppression+", 2023), with the factors of
   SmoothQuant (Xiao et al., 2023) at α = 0.5.
+- The same input where it takes 16 bits: then the weights alone matter, and factors let all their
+  rows reach as far (α = 0).
 - Keys. A softmax does not change with an offset that all positions have: so keys are centred.
   What a channel's keys are divided by, its queries are multiplied by: so all have one range.
 """
@@ -24,6 +26,8 @@ import torch
 from gpt2ja_export.calibration import Channels, Product, product, watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
     from transformers import GPT2LMHeadModel
     from transformers.pytorch_utils import Conv1D
@@ -83,14 +87,38 @@ def _equalize_input(norm: nn.LayerNorm, matrix: Conv1D, seen: Channels) -> None:
     mean = seen.mean
     inputs = torch.maximum(seen.high - mean, mean - seen.low)
     weights = matrix.weight.abs().amax(dim=1)
-    known = (inputs > 0) & (weights > 0)
-    factors = torch.where(known, (inputs / weights).sqrt(), 1)
-    typical = factors[known].log().mean().exp() if known.any() else torch.ones(())
-    factors = (factors / typical).clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
     matrix.bias.add_(mean @ matrix.weight)
+    norm.bias.sub_(mean)
+    known = (inputs > 0) & (weights > 0)
+    _rescale_input(norm, matrix, torch.where(known, (inputs / weights).sqrt(), 0))
+
+
+def even_weights(model: GPT2LMHeadModel, places: Iterable[tuple[int, Product]]) -> None:
+    """Let the rows of those products' matrices that stand behind norms reach equally far.
+
+    Args:
+        model: Changed in place; its outputs stay the same.
+        places: Layers and names; others than those behind norms are passed over.
+    """
+    with torch.no_grad():
+        for layer, name in places:
+            if name in _NORMS:
+                norm = model.transformer.h[layer].get_submodule(_NORMS[name])
+                matrix = product(model, layer, name)
+                reach = matrix.weight.abs().amax(dim=1)
+                factors = torch.where(reach > 0, 1 / reach, 0)
+                _rescale_input(cast("nn.LayerNorm", norm), matrix, factors)
+
+
+def _rescale_input(norm: nn.LayerNorm, matrix: Conv1D, factors: Tensor) -> None:
+    """Multiply rows of the matrix by factors, and divide channels by them; 0 leaves both."""
+    known = factors > 0
+    typical = factors[known].log().mean().exp() if known.any() else torch.ones(())
+    factors = torch.where(known, factors / typical, 1)
+    factors = factors.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
     matrix.weight.mul_(factors[:, None])
     norm.weight.div_(factors)
-    norm.bias.sub_(mean).div_(factors)
+    norm.bias.div_(factors)
 
 
 def _equalize_keys(matrix: Conv1D, low: Tensor, high: Tensor) -> None:

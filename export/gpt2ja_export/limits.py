@@ -45,7 +45,7 @@ class Limits:
 #     fp32    3.7e-5   3.1e-5  0       1       1      2.2e-8   1.2e-5
 #     fp16    1.2e-2   1.7e-3  1.6e-3  1       0.999  3.2e-7   2.9e-3
 #     int8    0.91     0.050   0       0.03    0.943  2.2e-3   0.39
-#     int4    1.6      0.099   0.23    0       0.731  1.8e-2   1.7
+#     int4    1.8      0.099   0.23    0       0.731  3.4e-2   2.7
 #
 # Rows of fp32 and int8 do not depend on their batch, bit for bit. fp16 has room for GPUs, which
 # round logits to it, and bf16, not measured, has three bits less. A mask that leaks: cached 20,

@@ -243,18 +243,32 @@ def _write_fused(
     from onnx_ir.passes import common
 
     from gpt2ja_export.cache_move_graph import cache_move_graph
-    from gpt2ja_export.calibration import calibrate, cut_to_windows
+    from gpt2ja_export.calibration import (
+        Calibration,
+        Wide,
+        choose_wide,
+        cut_to_windows,
+        input_grams,
+    )
     from gpt2ja_export.convert_precision import convert_precision
-    from gpt2ja_export.equalize import equalize
+    from gpt2ja_export.equalize import equalize, even_weights
     from gpt2ja_export.fuse import fuse
     from gpt2ja_export.outline_operators import outline_operators
 
     windows = cut_to_windows(calibration_ids, shape.context)
-    equal, calibration = None, None
+    room = cache_room(len(calibration_ids))
+    scales: list[tuple[float, float]] = []
+    wide, calibration = Wide(), None
     if shape.cache_dtype == "int8":
         report("equalizing")
         equal = equalize(model, windows)
         model = equal.model
+        scales = cache_scales(equal.value_ranges, room)
+        if settings.precision == "int8":
+            wide = choose_wide(model, windows, scales)
+            even_weights(model, wide.activations)
+        calibration = Calibration(input_grams(model, windows), wide.activations)
+        shape = replace(shape, cache_16_bits=[*wide.caches])
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
         export_plain(model, Path(plain))
@@ -263,18 +277,14 @@ def _write_fused(
         fusions = fuse(graph, shape, settings.device)
         report("converting")
         quantization: dict[str, Any] = {}
-        if equal is not None:
-            room = cache_room(len(calibration_ids))
-            scales = cache_scales(equal.value_ranges, room)
-            calibration = calibrate(model, windows, settings.precision, scales)
-            shape = replace(shape, cache_16_bits=calibration.wide_caches)
+        if calibration is not None:
             quantize_cache(graph, shape, scales)
             quantization |= {"cache": "int8 per layer, keys of equal range", "cache_room": room}
             quantization["cache_16_bits"] = [f"h.{layer}" for layer in shape.cache_16_bits]
         quantization |= convert_precision(graph, shape, settings.precision, calibration)
         if calibration is not None:
-            wide = [name for _, name in calibration.wide]
-            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision, wide)
+            products = [name for _, name in wide.activations]
+            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision, products)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2ja_export.calibration import cut_to_windows, watch
-from gpt2ja_export.equalize import equalize
+from gpt2ja_export.calibration import cut_to_windows, product, watch
+from gpt2ja_export.equalize import equalize, even_weights
 from tests.conftest import CONTEXT, VOCABULARY
 
 if TYPE_CHECKING:
@@ -50,6 +50,21 @@ def test_the_model_gives_what_it_gave(model: GPT2LMHeadModel) -> None:
         for text in ids:  # the one that was read, and another
             expected, given = model(text).logits, found.model(text).logits
             torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_even_weights_give_what_they_gave(model: GPT2LMHeadModel) -> None:
+    ids = torch.randint(6, VOCABULARY, (1, CONTEXT), generator=torch.Generator().manual_seed(1))
+    up = [product(model, layer, "mlp.c_fc") for layer in range(2)]
+    with torch.no_grad():
+        up[1].weight[5] = 0  # a row that says nothing
+        up[0].weight[7] *= 30
+        before = model(ids).logits
+        even_weights(model, [(0, "mlp.c_fc"), (1, "mlp.c_fc"), (1, "mlp.c_proj")])
+        torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
+    reach = [matrix.weight.detach().abs().amax(dim=1) for matrix in up]
+    assert reach[1][5] == 0
+    for rows in (reach[0], torch.cat([reach[1][:5], reach[1][6:]])):
+        torch.testing.assert_close(rows, rows[:1].expand_as(rows))
 
 
 def test_inputs_are_centred_and_keys_have_one_range(model: GPT2LMHeadModel) -> None:

@@ -66,7 +66,10 @@ def test_a_missing_file(copy: Path, name: str) -> None:
         (lambda c: c["shape"].pop("heads"), "cannot be read: KeyError"),
         (lambda c: c.update(precision="fp8"), "precision must be one of"),
         (lambda c: c["shape"].update(heads=5), "the shape is impossible"),
-        (lambda c: c["shape"].update(heads=4), "has 2 heads of 32, the manifest says 4 of 16"),
+        (
+            lambda c: c["shape"].update(heads=4),
+            "has 2 heads of 32 in layer 0, the manifest says 4 of 16",
+        ),
         (lambda c: c["shape"].update(layers=3), "its inputs are not the manifest's"),
         (lambda c: c["shape"].update(vocab_size=9), "the tokenizer has 384 pieces"),
         (lambda c: c["files"].pop("spiece.model"), "names no spiece.model"),
