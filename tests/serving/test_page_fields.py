@@ -40,8 +40,8 @@ def test_settings_reach_the_server(page: Page, served: Running) -> None:
     run_until(page, 20)
     free = texts(page)
     tokenizer = served.model.tokenizer
-    banned = [token for token in range(tokenizer.vocab_size) if "京" in tokenizer.piece(token)]
-    assert "京" in free[0]
+    letter = free[0].strip()[0]
+    banned = [token for token in range(tokenizer.vocab_size) if letter in tokenizer.piece(token)]
     write(page, PROMPT, suppress_tokens="[1, 2", n=1)
     page.click("#run")  # is held back by the field that cannot be read
     page.wait("document.getElementById('set-suppress_tokens').matches(':invalid:focus')")
@@ -49,7 +49,7 @@ def test_settings_reach_the_server(page: Page, served: Running) -> None:
     write(page, PROMPT, suppress_tokens=json.dumps(banned), stop="。\n、", n=1)
     page.click("#run")
     page.wait(f"{IDLE} && {TEXTS}[0] !== {json.dumps(free[0])}")
-    assert not any(character in texts(page)[0] for character in ("京", "。", "、"))
+    assert not any(character in texts(page)[0] for character in (letter, "。", "、"))
     assert page.complaints == []
 
 
