@@ -267,7 +267,6 @@ def _write_fused(
         if settings.precision == "int8":
             wide = choose_wide(model, windows, scales)
             even_weights(model, wide.activations)
-        calibration = Calibration(input_grams(model, windows), wide.activations)
         shape = replace(shape, cache_16_bits=[*wide.caches])
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
@@ -277,7 +276,9 @@ def _write_fused(
         fusions = fuse(graph, shape, settings.device)
         report("converting")
         quantization: dict[str, Any] = {}
-        if calibration is not None:
+        if shape.cache_dtype == "int8":
+            # Half a gigabyte at the published size, so not before Optimum's export.
+            calibration = Calibration(input_grams(model, windows), wide.activations)
             quantize_cache(graph, shape, scales)
             quantization |= {"cache": "int8 per layer, keys of equal range", "cache_room": room}
             quantization["cache_16_bits"] = [f"h.{layer}" for layer in shape.cache_16_bits]
