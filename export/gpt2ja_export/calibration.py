@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
     from transformers.pytorch_utils import Conv1D
 
-
 Product = Literal["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 _Place = TypeVar("_Place")
 PRODUCTS = get_args(Product)  # of a layer, in the order in which they are computed

@@ -170,6 +170,28 @@ def test_an_end_token_comes_only_where_the_form_is_complete(model: GPT2Ja) -> No
     assert (short.text, short.finish_reason) == ("東京", "stop")
 
 
+def test_an_end_token_that_spells_text_is_no_text(model: GPT2Ja) -> None:
+    tokenizer = model.tokenizer
+    digits = [
+        token
+        for token in range(tokenizer.vocab_size)
+        if isinstance(text := tokenizer.token_text(token), str) and re.fullmatch("[0-9]+", text)
+    ]
+    assert digits
+    for seed in range(10):
+        (result,) = model.generate(
+            PROMPT,
+            regex="[0-9]{6}",
+            eos_token_id=digits[:1],
+            do_sample=True,
+            seed=seed,
+            max_new_tokens=20,
+            top_k=0,
+        )
+        assert digits[0] not in result.token_ids[:-1]
+        assert re.fullmatch("[0-9]{6}", result.text), result.text
+
+
 def test_a_text_that_is_cut_says_so(model: GPT2Ja) -> None:
     (result,) = model.generate(PROMPT, regex="[ぁ-ん]{50}", max_new_tokens=5, seed=1)
     assert result.finish_reason == "length"

@@ -225,6 +225,7 @@ def test_constrained_rows_are_drawn_as_without(seed: int, top_k: int, share: flo
         logits = np.round(logits, int(random.integers(0, 3)))  # many are equal
     ids = np.lexsort((np.broadcast_to(np.arange(size), logits.shape), -logits))[:, :64]
     best = np.take_along_axis(logits, ids, axis=1)
+    # What is read of a vocabulary, and of llguidance's matcher.
     tokens: Any = SimpleNamespace(size=size)
     matcher: Any = SimpleNamespace(is_error=lambda: False, stop_reason=lambda: "NoExtension")
     config = GenerationConfig(do_sample=seed % 3 > 0, top_k=top_k, top_p=0.9)

@@ -79,7 +79,7 @@ class Constraint:
         self._eos = list(eos)
         self._allowed: Bits | None = None
         if bits is not None:
-            self._allow(bits, may_end)
+            self._allow(bits.copy(), may_end)
 
     @property
     def masked(self) -> bool:
@@ -120,10 +120,10 @@ class Constraint:
         self._allow(bits, self._matcher.is_accepting())
 
     def _allow(self, bits: Bits, may_end: bool) -> None:
-        if may_end:
-            bits = bits.copy()
-            for token in self._eos:
-                bits[token // 8] |= 1 << token % 8
+        for token in self._eos:
+            bit = np.uint8(1 << token % 8)
+            # An end token may spell text too, which it then is not.
+            bits[token // 8] = bits[token // 8] | bit if may_end else bits[token // 8] & ~bit
         self._allowed = bits
 
     # --- as a processor: see `gpt2ja_onnx.sampling.processors.Processor` ---
