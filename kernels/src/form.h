@@ -2,6 +2,8 @@
 #ifndef GPT2JA_FORM_H
 #define GPT2JA_FORM_H
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "operator.h"
@@ -22,15 +24,46 @@ static inline OrtStatus *read_norm(const OrtApi *api, const OrtKernelInfo *info,
     return ort_AttributeFloat(api)(info, "epsilon", epsilon);
 }
 
-enum { TASKS = 16 };   /* that a matrix's panels are cut into, at most */
-enum { FEW_ROWS = 4 }; /* are quantised by the calling thread */
+enum { TASKS = 16 }; /* that a matrix's panels are cut into, at most */
 
-static inline OrtStatus *quantize_rows(const OrtApi *api, const OrtKernelContext *context,
-                                       void (*task)(void *call, size_t row), size_t rows,
-                                       void *call) {
-    if (rows > FEW_ROWS) return ort_ParallelFor(api)(context, task, rows, 0, call);
-    for (size_t row = 0; row < rows; row++) task(call, row);
-    return NULL;
+static inline int parts(int panels) { return panels < TASKS ? panels : TASKS; }
+
+/* What task number `index` of `tasks` gets of `count` things. */
+typedef struct {
+    size_t begin, end;
+} Range;
+
+static inline Range share(int count, int index, int tasks) {
+    return (Range){(size_t)count * (size_t)index / (size_t)tasks,
+                   (size_t)count * (size_t)(index + 1) / (size_t)tasks};
+}
+
+/* Whether a row is quantised. Every task needs all rows of its chunk: whoever comes to one first
+ * quantises it, the others wait for it, which takes less time than a parallel loop of its own. */
+typedef _Atomic uint8_t RowState;
+enum { WANTED, TAKEN, READY };
+enum { PATIENCE = 1000 }; /* looks before others may run */
+
+/* Runs `quantize` for those of `rows` that no task has taken yet, beginning at a row of this task's
+ * own, and waits for the others. */
+static inline void quantize_rows(RowState *states, Range rows, int part, int parts,
+                                 void (*quantize)(const void *call, size_t row, size_t task),
+                                 const void *call, size_t task) {
+    size_t count = rows.end - rows.begin, first = count * (size_t)part / (size_t)parts;
+    for (size_t i = 0; i < count; i++) {
+        size_t row = rows.begin + (first + i) % count;
+        uint8_t wanted = WANTED;
+        if (!atomic_compare_exchange_strong(&states[row], &wanted, TAKEN)) continue;
+        quantize(call, row, task);
+        atomic_store_explicit(&states[row], READY, memory_order_release);
+    }
+    for (size_t row = rows.begin; row < rows.end; row++)
+        for (int looks = 0;
+             atomic_load_explicit(&states[row], memory_order_acquire) != READY; looks++)
+            if (looks < PATIENCE)
+                __builtin_ia32_pause();
+            else
+                sched_yield(); /* to a thread that has taken the row and no processor */
 }
 
 /* The rows that a matrix is multiplied with, input 0; the residual, input number `residual_input`,

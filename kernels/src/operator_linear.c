@@ -8,7 +8,8 @@
 #include "operator.h"
 #include "register.h"
 
-enum { ROWS = 96 };      /* of a task: their activations stay in the cache beside a panel */
+enum { ALONE = 47 };      /* rows at most that are not cut: reading the weights takes the time */
+enum { CHUNK_ROWS = 48 }; /* at most, that meet a panel before the next is read */
 
 typedef struct {
     Operator base;
@@ -22,7 +23,8 @@ typedef struct {
     const float *source, *residual;
     float *output, *largest, *scratch;
     uint32_t *words;
-    int rows, chunks, parts, rows_per_task;
+    RowState *states;
+    int rows, chunks, parts;
 } Call;
 
 static void destroy(void *kernel) {
@@ -76,17 +78,22 @@ static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
     return NULL;
 }
 
-static void quantize_task(void *data, size_t index) {
+static void quantize(const void *data, size_t row, size_t task) {
     const Call *call = data;
     const LinearKernel *self = call->kernel;
     const Kernels *kernels = self->base.kernels;
-    int inputs = self->linear.inputs;
-    int bytes = self->linear.bytes;
-    size_t words = (size_t)(row_words(kernels, inputs) * bytes), row = index;
-    call->largest[row] = kernels->quantize(call->source + row * (size_t)inputs,
-                                           self->base.form & NORM ? &self->norm : NULL, inputs,
-                                           bytes, call->scratch + row * (size_t)padded(inputs),
-                                           call->words + row * words);
+    int inputs = self->linear.inputs, bytes = self->linear.bytes;
+    call->largest[row] = kernels->quantize(
+        call->source + row * (size_t)inputs, self->base.form & NORM ? &self->norm : NULL, inputs,
+        bytes, call->scratch + task * (size_t)padded(inputs),
+        call->words + row * (size_t)(row_words(kernels, inputs) * bytes));
+}
+
+/* Rows are cut into chunks, and panels into parts, chunk by chunk. Each thread takes tasks that
+ * follow each other, so one mostly meets rows that it computed itself in the operator before, and
+ * little passes between the caches of cores: hence an even number of chunks. */
+static int chunks(int rows) {
+    return rows <= ALONE ? 1 : (rows + 2 * CHUNK_ROWS - 1) / (2 * CHUNK_ROWS) * 2;
 }
 
 static void multiply_task(void *data, size_t index) {
@@ -95,28 +102,16 @@ static void multiply_task(void *data, size_t index) {
     const Linear *linear = &self->linear;
     const Kernels *kernels = self->base.kernels;
     int chunk = (int)index / call->parts, part = (int)index % call->parts;
-    int count = panels(kernels, linear->outputs);
-    size_t begin = (size_t)(chunk * call->rows_per_task);
-    size_t end = begin + (size_t)call->rows_per_task;
-    if (end > (size_t)call->rows) end = (size_t)call->rows;
-    size_t outputs = begin * (size_t)linear->outputs;
+    Range rows = share(call->rows, chunk, call->chunks);
+    Range columns = share(panels(kernels, linear->outputs), part, call->parts);
+    quantize_rows(call->states, rows, part, call->parts, quantize, call, index);
+    size_t outputs = rows.begin * (size_t)linear->outputs;
     size_t words = (size_t)(row_words(kernels, linear->inputs) * linear->bytes);
-    kernels->multiply(linear, call->words + begin * words, call->largest + begin, (int)(end - begin), count * part / call->parts,
-                      count * (part + 1) / call->parts, epilogue_of(self->base.form),
+    kernels->multiply(linear, call->words + rows.begin * words, call->largest + rows.begin,
+                      (int)(rows.end - rows.begin), (int)columns.begin, (int)columns.end,
+                      epilogue_of(self->base.form),
                       call->residual == NULL ? NULL : call->residual + outputs,
                       call->output + outputs);
-}
-
-static OrtStatus *run(const LinearKernel *self, OrtKernelContext *context, Call *call) {
-    const OrtApi *api = self->base.api;
-    size_t rows = (size_t)call->rows;
-    TRY(quantize_rows(api, context, quantize_task, rows, call));
-    int count = panels(self->base.kernels, self->linear.outputs);
-    call->parts = count < TASKS ? count : TASKS;
-    call->chunks = (call->rows + ROWS - 1) / ROWS;
-    call->rows_per_task = (call->rows + call->chunks - 1) / call->chunks;
-    size_t tasks = (size_t)(call->chunks * call->parts);
-    return ort_ParallelFor(api)(context, multiply_task, tasks, tasks, call);
 }
 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
@@ -128,14 +123,18 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
                   &call.residual, &call.output, &call.rows));
     count_call();
     if (call.rows == 0) return NULL;
-    size_t rows = (size_t)call.rows;
-    size_t width = (size_t)padded(linear->inputs), words = rows * width * (size_t)linear->bytes;
-    size_t bytes = rows * width * sizeof(float) + words * sizeof(uint32_t);
-    call.scratch = aligned_alloc(64, bytes + aligned(rows * sizeof(float)));
+    call.chunks = chunks(call.rows);
+    call.parts = parts(panels(self->base.kernels, linear->outputs));
+    size_t rows = (size_t)call.rows, count = (size_t)(call.chunks * call.parts);
+    size_t words = rows * (size_t)(row_words(self->base.kernels, linear->inputs) * linear->bytes);
+    size_t scratch = count * (size_t)padded(linear->inputs);
+    size_t numbers = scratch + words + rows; /* of four bytes each */
+    call.scratch = aligned_alloc(64, aligned(numbers * sizeof(float) + rows * sizeof(RowState)));
     if (call.scratch == NULL) return out_of_memory(api);
-    call.words = (uint32_t *)(call.scratch + rows * width);
+    call.words = (uint32_t *)(call.scratch + scratch);
     call.largest = (float *)(call.words + words);
-    OrtStatus *status = run(self, context, &call);
+    call.states = memset(call.largest + rows, WANTED, rows * sizeof(RowState));
+    OrtStatus *status = ort_ParallelFor(api)(context, multiply_task, count, count, &call);
     free(call.scratch);
     return status;
 }

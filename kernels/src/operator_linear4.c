@@ -20,6 +20,7 @@ typedef struct {
     const float *source, *residual;
     float *output, *scratch;
     Row4 rows;
+    RowState *states;
     int count, parts;
 } Call;
 
@@ -67,33 +68,25 @@ static OrtStatus *fill(void *kernel, const OrtKernelInfo *info) {
     return NULL;
 }
 
-static void quantize_task(void *data, size_t row) {
+static void quantize(const void *data, size_t row, size_t task) {
     const Call *call = data;
     const Linear4Kernel *self = call->kernel;
     size_t inputs = (size_t)self->linear.inputs;
     Row4 target = {call->rows.words + row * inputs / 4, call->rows.scales + row * inputs / BLOCK4};
     self->base.kernels->quantize4(call->source + row * inputs,
                                   self->base.form & NORM ? &self->norm : NULL, (int)inputs,
-                                  call->scratch + row * inputs, target);
+                                  call->scratch + task * inputs, target);
 }
 
 static void multiply_task(void *data, size_t index) {
     const Call *call = data;
     const Linear4Kernel *self = call->kernel;
-    int panels = panels4(self->linear.outputs), part = (int)index;
-    self->base.kernels->multiply4(&self->linear, call->rows, call->count,
-                                  panels * part / call->parts, panels * (part + 1) / call->parts,
-                                  epilogue_of(self->base.form), call->residual, call->output);
-}
-
-static OrtStatus *run(Call *call, OrtKernelContext *context) {
-    const OrtApi *api = call->kernel->base.api;
-    size_t count = (size_t)call->count;
-    TRY(quantize_rows(api, context, quantize_task, count, call));
-    int panels = panels4(call->kernel->linear.outputs);
-    call->parts = panels < TASKS ? panels : TASKS;
-    size_t parts = (size_t)call->parts;
-    return ort_ParallelFor(api)(context, multiply_task, parts, parts, call);
+    Range rows = {0, (size_t)call->count};
+    Range columns = share(panels4(self->linear.outputs), (int)index, call->parts);
+    quantize_rows(call->states, rows, (int)index, call->parts, quantize, call, index);
+    self->base.kernels->multiply4(&self->linear, call->rows, call->count, (int)columns.begin,
+                                  (int)columns.end, epilogue_of(self->base.form), call->residual,
+                                  call->output);
 }
 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
@@ -105,12 +98,17 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
                   &call.residual, &call.output, &call.count));
     count_call();
     if (call.count == 0) return NULL;
+    call.parts = parts(panels4(linear->outputs));
     size_t rows = (size_t)call.count, inputs = (size_t)linear->inputs;
-    call.scratch = malloc(rows * (inputs * 5 + inputs / BLOCK4 * sizeof(Scale4)));
+    size_t count = (size_t)call.parts, scratch = count * inputs;
+    size_t each = inputs + inputs / BLOCK4 * sizeof(Scale4) + sizeof(RowState);
+    call.scratch = malloc(scratch * sizeof(float) + rows * each);
     if (call.scratch == NULL) return out_of_memory(api);
-    call.rows.words = (uint32_t *)(call.scratch + rows * inputs);
+    call.rows.words = (uint32_t *)(call.scratch + scratch);
     call.rows.scales = (Scale4 *)(call.rows.words + rows * inputs / 4);
-    OrtStatus *status = run(&call, context);
+    call.states = memset(call.rows.scales + rows * inputs / BLOCK4, WANTED,
+                         rows * sizeof(RowState));
+    OrtStatus *status = ort_ParallelFor(api)(context, multiply_task, count, count, &call);
     free(call.scratch);
     return status;
 }
