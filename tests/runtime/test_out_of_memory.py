@@ -35,10 +35,10 @@ class SmallCache(CpuCache):
 
     limit = 0
 
-    def _resize(self, rows: int, capacity: int, used_rows: int) -> None:
+    def _allocate(self, rows: int, capacity: int, size: int) -> NDArray[np.generic]:
         if self.bytes_needed(rows, capacity) > self.limit:
             raise OutOfMemoryError("the device is out of memory")
-        super()._resize(rows, capacity, used_rows)
+        return super()._allocate(rows, capacity, size)
 
 
 class SmallSession(FakeSession):

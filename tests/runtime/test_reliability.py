@@ -116,7 +116,7 @@ def test_many_threads_on_one_model(model: GPT2Ja) -> None:
 
 def test_closing_drains_and_then_refuses(bundles: dict[str, Path]) -> None:
     model = GPT2Ja.load(bundles["int8"])
-    handle = model.submit(PROMPTS[0], SAMPLED)
+    handle = model.submit(PROMPTS[0], SAMPLED, min_new_tokens=24)
     model.close()
     assert len(handle.result()[0].token_ids) == 24
     with pytest.raises(ClosedError):

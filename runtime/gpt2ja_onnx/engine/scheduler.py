@@ -108,6 +108,7 @@ class Scheduler:
         heapq.heapify(turns)
         passed: list[SequenceGroup] = []
         units = 0
+        computed = len(self._batch)
         while turns and len(self._batch) < self.max_rows and not self.full:
             if units == self.units_at_once:
                 break
@@ -123,7 +124,7 @@ class Scheduler:
                 else:
                     passed.append(group)
                 continue
-            if not self._reserve(group):
+            if not self._reserve(group, computed):
                 break
             for other in passed:
                 other.passed += 1
@@ -193,12 +194,18 @@ class Scheduler:
             return True
         return self._cache.bytes_needed(rows, self._positions(group)) <= self._max_memory
 
-    def _positions(self, group: SequenceGroup) -> int:
-        """Positions a row that the running sequences need, and a group's beside them."""
-        return max([group.max_length, *(s.group.max_length for s in self._batch.running)])
+    def _positions(self, *groups: SequenceGroup) -> int:
+        """Positions a row that the running sequences need, and groups beside them."""
+        running = (sequence.group for sequence in self._batch.running)
+        return max(group.max_length for group in (*groups, *running))
 
-    def _reserve(self, group: SequenceGroup) -> bool:
+    def _reserve(self, group: SequenceGroup, computed: int) -> bool:
         """Make room for a unit; False if the device has none beside those that run.
+
+        Args:
+            group: Whose unit it is.
+            computed: The first rows, that the cache holds something of. Others are not moved: it
+                would only fill memory that nothing may ever be written to.
 
         Raises:
             OutOfMemoryError: It has none, and nothing runs.
@@ -207,10 +214,12 @@ class Scheduler:
         if rows > self._cache.rows and self._max_memory is None:
             rows = min(self.max_rows, max(rows, 2 * self._cache.rows))
         try:
-            self._cache.reserve(rows, self._positions(group), len(self._batch), self._max_memory)
+            self._cache.reserve(rows, self._positions(group), computed, self._max_memory)
         except OutOfMemoryError:
             if not len(self._batch):
                 raise
+            if not computed:  # the old memory went first: what has been admitted needs it again
+                self._cache.reserve(len(self._batch), self._positions(), 0, self._max_memory)
             self.full = True
             return False
         return True

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.device.growing_cache import GrowingCache
+from gpt2ja_onnx.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +53,9 @@ class DecodePlans(Protocol):
 class CpuCache(GrowingCache):
     """Implements `gpt2ja_onnx.device.base.Cache` in main memory.
 
-    The memory is not initialised by a pass over it; pages come as they are written.
+    The memory is the system's own: pages come as they are written, small ones. numpy would ask for
+    huge ones, of which the first positions of all rows take nearly all, and clear what it uses
+    again.
 
     Args:
         planner: The session whose calls read and write it.
@@ -135,11 +142,11 @@ class CpuCache(GrowingCache):
         if used_rows == 0:
             self.clear()
         kept = min(capacity, self.capacity)
-        # Part by part, so that never more than one of them is there twice.
+        moved = [self._allocate(rows, capacity, size) for size in self._sizes]
+        # Part by part, so that of no more than one of them there are pages twice.
         for index, part in enumerate(self.parts):
-            resized = self._allocate(rows, capacity, self._sizes[index])
-            resized[:used_rows, :, :kept] = part[:used_rows, :, :kept]
-            self.parts[index] = resized
+            moved[index][:used_rows, :, :kept] = part[:used_rows, :, :kept]
+            self.parts[index] = moved[index]
 
     def _cut(self, line: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
         """The parts of saved positions, each of shape (heads, positions, the part's size)."""
@@ -151,5 +158,27 @@ class CpuCache(GrowingCache):
             first = last
 
     def _allocate(self, rows: int, capacity: int, size: int) -> NDArray[np.generic]:
-        shape = self._shape
-        return np.zeros((rows, shape.heads, capacity, size), dtype=shape.cache_dtype)
+        """Zeros.
+
+        Raises:
+            OutOfMemoryError: The system gives no more.
+        """
+        dimensions = (rows, self._shape.heads, capacity, size)
+        nbytes = math.prod(dimensions) * self._shape.cache_itemsize
+        if not nbytes:
+            return np.zeros(dimensions, dtype=self._shape.cache_dtype)
+        try:
+            memory = _anonymous(nbytes)
+        except OSError as error:
+            raise OutOfMemoryError(f"no {nbytes} bytes for the cache: {error}") from error
+        return np.frombuffer(memory, dtype=self._shape.cache_dtype).reshape(dimensions)
+
+
+def _anonymous(nbytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel that has no huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
