@@ -155,20 +155,19 @@ class Kernels:
         assert all(array.flags.c_contiguous for array in (scores, best, places))
         assert count <= min(size, 256)
         assert all(bits.dtype == np.uint8 and bits.size == -(-size // 8) for bits in allowed)
-        chosen = np.array(rows, dtype=np.uint64)
-        addresses = [
-            np.uint64(array.ctypes.data) + chosen * np.uint64(array.strides[0])
-            for array in (scores, best, places)
-        ]
-        masks = np.array([bits.ctypes.data for bits in allowed], dtype=np.uint64)
+        where = [(array.ctypes.data, array.strides[0]) for array in (scores, best, places)]
+        addresses = [[first + row * stride for row in rows] for first, stride in where]
+        addresses.append([bits.ctypes.data for bits in allowed])
+        table = np.array(addresses, dtype=np.uint64)
+        of_scores, of_best, of_places, of_bits = (_address(line) for line in table)
         self._library.gpt2ja_best_allowed(
-            _address(addresses[0]),
-            _address(masks),
+            of_scores,
+            of_bits,
             ctypes.c_size_t(len(rows)),
             ctypes.c_int(size),
             ctypes.c_int(count),
-            _address(addresses[1]),
-            _address(addresses[2]),
+            of_best,
+            of_places,
         )
 
     def draw_best(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ from gpt2ja_onnx import GenerationConfig, GenerationError, GPT2Ja, SettingError
 from gpt2ja_onnx.cli import main
 from gpt2ja_onnx.constraints.compiler import Compiler
 from gpt2ja_onnx.constraints.constraint import Constraint
+from gpt2ja_onnx.constraints.masks import Masks
 from gpt2ja_onnx.engine.engine import Engine
 from gpt2ja_onnx.engine.group import SequenceGroup
 from tests.fakes import SHAPE, FakeSession, Letters, run, token_ids
@@ -273,8 +275,13 @@ def test_asyncio_goes_on_while_a_form_is_compiled(model: GPT2Ja) -> None:
     assert turns > 3
 
 
-def test_masks_are_found_beside_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but those of the first step, which every text of a form shares."""
+@pytest.mark.parametrize(
+    ("quick", "spare", "beside"), [(0, False, 5), (math.inf, False, 1), (math.inf, True, 5)]
+)
+def test_masks_are_found_beside_the_graph(
+    quick: float, spare: bool, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but those of the first step, which every text of a form shares, and quick ones."""
     threads: list[str] = []
     found = Constraint.mask_next
 
@@ -283,11 +290,13 @@ def test_masks_are_found_beside_the_graph(monkeypatch: pytest.MonkeyPatch) -> No
         found(self)
 
     monkeypatch.setattr(Constraint, "mask_next", noted)
+    monkeypatch.setattr("gpt2ja_onnx.constraints.constraint._QUICK_SECONDS", quick)
     before = set(threading.enumerate())
     with GPT2Ja.load(batch_size=4) as model:
+        model._worker._engine._masks = Masks(spare=spare)
         model.generate([PROMPT] * 3, regex="[ぁ-ん]{30}", max_new_tokens=6)
     assert len(threads) == 3 * 5
-    assert {name.rpartition("_")[0] for name in threads} == {"gpt2ja-onnx-masks"}
+    assert [name.rpartition("_")[0] for name in threads].count("gpt2ja-onnx-masks") == 3 * beside
     assert set(threading.enumerate()) <= before
 
 

@@ -18,15 +18,24 @@ class Masks:
     """Finds masks in one thread, which starts with the first of them.
 
     llguidance and onnxruntime release the GIL, so neither waits for the other.
+
+    Args:
+        spare: Whether the graph leaves the processor free, so that the thread takes nothing from
+            it. Otherwise masks that are quickly made are left to who asks for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, spare: bool) -> None:
+        self._spare = spare
         self._thread: ThreadPoolExecutor | None = None
 
     @contextlib.contextmanager
     def found_beside(self, constraints: Iterable[Constraint]) -> Iterator[None]:
-        """Find the masks that are missing while the block runs; they are there when it ends."""
-        wanted = [constraint for constraint in constraints if not constraint.masked]
+        """Find the masks that are missing while the block runs."""
+        wanted = [
+            constraint
+            for constraint in constraints
+            if not constraint.masked and (self._spare or not constraint.quick)
+        ]
         if not wanted:
             yield
             return

@@ -64,7 +64,7 @@ class Engine:
         self._prefill = Prefill(session, self.batch, self.counters, self._prefixes)
         self._advance = Advance(self.batch)
         self._retreat = Retreat(self.batch, self.scheduler)
-        self._masks = Masks()
+        self._masks = Masks(spare=session.kernels == "cuda")
 
     @property
     def idle(self) -> bool:

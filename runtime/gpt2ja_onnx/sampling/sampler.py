@@ -121,9 +121,11 @@ class _Batch:
 
     def keep_enough(self, rows: list[int], scores: Floats) -> list[int]:
         """Those of `rows` of sorted scores that nothing behind them can be kept beside."""
-        edge, last = scores[rows, self._edge[rows]], scores[rows, -1]
-        enough = (edge > last) | (last == -np.inf)
-        return [row for row, kept in zip(rows, enough.tolist(), strict=True) if kept]
+        edge, end = self._edge.tolist(), scores.shape[1] - 1
+        last = {row: scores.item(row, end) for row in rows}
+        return [
+            row for row in rows if scores.item(row, edge[row]) > last[row] or last[row] == -np.inf
+        ]
 
     def not_as_they_are(self, scores: Floats, ids: Ids) -> list[int]:
         """Rows whose candidates some processor changes, or may not be enough."""
