@@ -55,6 +55,15 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """What the machine could do right before a round: see `Machine` for the rates."""
+
+    workload: str
+    bandwidth: float
+    integer_rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How the report was measured.
 
@@ -246,6 +255,7 @@ class Report:
         complete: False if the run was interrupted; what was measured until then is there.
         versions: Of the packages that took part.
         seconds: The whole run.
+        rates: One a round of each workload that generates, in the rounds' order.
     """
 
     created: str
@@ -257,6 +267,7 @@ class Report:
     engines: tuple[EngineReport, ...]
     workloads: tuple[Workload, ...]
     results: tuple[Result, ...]
+    rates: tuple[Rates, ...] = ()
     version: int = field(default=VERSION)
 
 
@@ -305,6 +316,7 @@ def _report(found: dict[str, Any]) -> Report:
                 for item in found["workloads"]
             ),
             "results": tuple(_result(item) for item in found["results"]),
+            "rates": tuple(Rates(**item) for item in found.get("rates", ())),
         }
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt2ja_bench.report import Rates
 from gpt2ja_bench.reporting.html import render_html
 from gpt2ja_bench.reporting.markdown import render_markdown
 from gpt2ja_bench.reporting.pages import write_pages
@@ -97,6 +98,15 @@ def test_integer_steps_beside_the_machines_limits(exact: Report) -> None:
     limits = rows(without, "## Integer steps and the machine's limits")
     assert limits["gpt2ja-onnx int8"] == ["85 %", "—"]
     assert f"| Integer rate, measured | none: {reason} |" in without
+
+
+def test_integer_steps_are_held_against_the_same_rounds_rates(exact: Report) -> None:
+    bandwidths = [33e9, 66e9, 66e9, 66e9, 28e9]
+    rates = tuple(Rates("interactive", bandwidth, 0) for bandwidth in bandwidths)
+    markdown = render_markdown(dataclasses.replace(exact, rates=rates))
+    limits = rows(markdown, "## Integer steps and the machine's limits")
+    assert limits["gpt2ja-onnx int8"] == ["42 %", "34 %"]
+    assert "28.0 to 66.0 GB/s, 900 GOP/s. Medians." in markdown
 
 
 def test_the_kernels_that_ran_are_named(exact: Report) -> None:

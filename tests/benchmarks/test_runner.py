@@ -95,6 +95,8 @@ def test_engines_take_turns_and_are_compared(tmp_path: Path) -> None:
     assert all(result.status == "ok" for result in report.results)
     fast = results["fast", "two"]
     assert len(fast.samples) == GENERATE.rounds
+    assert [rates.workload for rates in report.rates] == ["two"] * GENERATE.rounds
+    assert all(rates.bandwidth > 1e8 for rates in report.rates)
     assert [len(sample.steps) for sample in fast.samples] == [5, 5]
     assert fast.samples[0].tokens == 12
     ratio = baseline_ratio(report, fast)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from gpt2ja_bench.reporting import statistics
 from gpt2ja_bench.reporting.document import Row, Table
@@ -19,14 +21,14 @@ def limits_table(report: Report) -> Table:
     """How near integer steps come to the machine: its memory at few rows, its products at many."""
     ladder = statistics.batch_ladder(report)
     few, many = ladder[:1], [workload for workload in ladder if workload.rows >= _MANY_ROWS][:1]
-    machine, rows = report.machine, []
+    rows = []
     for engine in report.engines:
         if not statistics.is_integer(engine) or engine.status != "ok":
             continue
         cells = (
-            *(_share(report, engine, w, engine.weight_bytes, machine.bandwidth) for w in few),
+            *(_share(report, engine, w, engine.weight_bytes, "bandwidth") for w in few),
             *(
-                _share(report, engine, w, w.rows * engine.step_operations, machine.integer_rate)
+                _share(report, engine, w, w.rows * engine.step_operations, "integer_rate")
                 for w in many
             ),
         )
@@ -38,9 +40,9 @@ def limits_table(report: Report) -> Table:
     )
     note = (
         "The bytes of weights that a step reads, and the operations of its products with them, a "
-        "second of the median step. Read bandwidth, measured: "
-        f"{significant(machine.bandwidth / 1e9)} GB/s. Integer rate, measured: "
-        f"{integer_rate(machine)}."
+        "second of the median step, of what the machine read and multiplied right before the same "
+        f"round: {_measured(report, few, 'bandwidth', 'GB/s')}, "
+        f"{_measured(report, many, 'integer_rate', 'GOP/s')}. Medians."
     )
     return Table(columns, tuple(rows), note=note)
 
@@ -74,11 +76,41 @@ def integer_rate(machine: Machine) -> str:
 
 
 def _share(
-    report: Report, engine: EngineReport, workload: Workload, work: float, rate: float
+    report: Report,
+    engine: EngineReport,
+    workload: Workload,
+    work: float,
+    rate: Literal["bandwidth", "integer_rate"],
 ) -> str:
     result = statistics.find_result(report, engine.id, workload.id)
-    step = statistics.step_time(result) if result else None
-    return f"{100 * work / step.value / rate:.0f} %" if step and rate else NONE
+    samples = [sample for sample in result.samples if sample.steps] if result else []
+    shares = [
+        work / float(np.median(sample.steps)) / measured
+        for sample, measured in zip(samples, _rates(report, workload, rate), strict=False)
+        if measured
+    ]
+    return f"{100 * float(np.median(shares)):.0f} %" if shares else NONE
+
+
+def _rates(
+    report: Report, workload: Workload, rate: Literal["bandwidth", "integer_rate"]
+) -> list[float]:
+    """A rate in each round of a workload, or the machine's where only that was measured."""
+    found = [getattr(each, rate) for each in report.rates if each.workload == workload.id]
+    return found or [getattr(report.machine, rate)] * report.settings.repeats
+
+
+def _measured(
+    report: Report,
+    workloads: list[Workload],
+    rate: Literal["bandwidth", "integer_rate"],
+    unit: str,
+) -> str:
+    rates = [each for workload in workloads for each in _rates(report, workload, rate)]
+    if not any(rates):
+        return f"no {unit}"
+    low, high = (significant(bound / 1e9) for bound in (min(rates), max(rates)))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def _rows(workload: Workload) -> str:

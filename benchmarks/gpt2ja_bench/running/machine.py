@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2ja_bench.report import Machine
+from gpt2ja_bench.report import Machine, Rates
 from gpt2ja_kernels import load_kernels
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ _REPEATS = 7
 
 def measure(threads: int) -> Machine:
     """The CPU, its reading speed and its rates of products with `threads` threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    found = subprocess.run(
-        [sys.executable, "-m", "gpt2ja_bench.running.machine", str(threads)],
-        env=os.environ | dict.fromkeys(names, str(threads)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rates: dict[str, float] = json.loads(found.stdout)
+    rates = _in_a_process(threads, *_RATES)
     kernels = load_kernels()
     information = Path("/proc/cpuinfo").read_text()
     pairs = (line.partition(":") for line in information.splitlines())
@@ -54,8 +46,25 @@ def measure(threads: int) -> Machine:
 
 def with_higher_rates(one: Machine, other: Machine) -> Machine:
     """`one`, with the higher of both measurements of each rate."""
-    names = ("bandwidth", "matrix_rate", "integer_rate")
-    return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in names})
+    return replace(one, **{name: max(getattr(one, name), getattr(other, name)) for name in _RATES})
+
+
+def measure_again(workload: str, threads: int) -> Rates:
+    """What integer steps are held against, now: others use a shared machine more or less."""
+    return Rates(workload, **_in_a_process(threads, "bandwidth", "integer_rate"))
+
+
+def _in_a_process(threads: int, *wanted: str) -> dict[str, float]:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    found = subprocess.run(
+        [sys.executable, "-m", "gpt2ja_bench.running.machine", str(threads), *wanted],
+        env=os.environ | dict.fromkeys(names, str(threads)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rates: dict[str, float] = json.loads(found.stdout)
+    return rates
 
 
 def _bandwidth(threads: int) -> float:
@@ -71,8 +80,8 @@ def _bandwidth(threads: int) -> float:
     return threads * _READ_BYTES / seconds
 
 
-def _matrix_rate() -> float:
-    """Operations a second: the best of several fp32 products."""
+def _matrix_rate(threads: int) -> float:
+    """Operations a second: the best of several fp32 products, in numpy's own threads."""
     import numpy as np
 
     left = np.ones((_SIDE, _SIDE), dtype=np.float32)
@@ -101,15 +110,17 @@ def _best(function: Callable[[], object]) -> float:
     return min(seconds)
 
 
+_RATES: dict[str, Callable[[int], float]] = {
+    "bandwidth": _bandwidth,
+    "matrix_rate": _matrix_rate,
+    "integer_rate": _integer_rate,
+}
+
+
 def main() -> None:
-    """Print the rates as JSON."""
-    threads = int(sys.argv[1])
-    rates = {
-        "bandwidth": _bandwidth(threads),
-        "matrix_rate": _matrix_rate(),
-        "integer_rate": _integer_rate(threads),
-    }
-    print(json.dumps(rates))
+    """Print the rates that are asked for as JSON."""
+    threads, *wanted = sys.argv[1:]
+    print(json.dumps({name: _RATES[name](int(threads)) for name in wanted}))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gpt2ja_onnx.errors import BenchmarkError, OutputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpt2ja_bench.report import Status, Workload
+    from gpt2ja_bench.report import Rates, Status, Workload
     from gpt2ja_bench.running.engines.spec import EngineSpec
     from gpt2ja_bench.running.stage import Stage
     from gpt2ja_bench.running.workloads import Plan
@@ -93,6 +93,7 @@ class Runner:
         self._finished = finished
         self._contestants: list[Contestant] = []
         self._results: list[Result] = []
+        self._rates: list[Rates] = []
         self._report: Report | None = None
         self._started = time.monotonic()
 
@@ -145,6 +146,9 @@ class Runner:
         results = [Result(c.spec.id, plan.workload.id, "ok") for c in runnable]
         for round_ in range(plan.rounds + 1):
             cost = plan.cost * (_WARM_UP_COST if round_ == 0 else 1)
+            if round_ > 0 and plan.workload.kind == "generate":
+                threads = self._settings.stage.threads
+                self._rates.append(machine.measure_again(plan.workload.id, threads))
             for index, contestant in enumerate(runnable):
                 if results[index].status == "ok":
                     results[index] = _turn(contestant, plan, results[index], round_)
@@ -201,6 +205,7 @@ class Runner:
             engines=tuple(contestant.report for contestant in self._contestants),
             workloads=tuple(plan.workload for plan in settings.plans),
             results=tuple(self._results),
+            rates=tuple(self._rates),
         )
         write_report(self._output / REPORT_FILE, report)
         return report
