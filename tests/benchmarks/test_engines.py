@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from gpt2ja_bench.running.engines.base import Engine, Job, make_engine
 from gpt2ja_bench.running.engines.table import CUDA_ENGINES, ENGINES
 from gpt2ja_kernels import Kernels, load_kernels
+from gpt2ja_onnx import GPT2Ja
+from gpt2ja_onnx.bundle.demo import demo_bundle, demo_checkpoint
 from gpt2ja_onnx.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -37,6 +40,23 @@ def loaded(name: str, bundle: Path) -> Engine:
     engine = make_engine(spec.kind, spec.precision, "cpu")
     engine.load(bundle, threads=1)
     return engine
+
+
+def test_no_engine_takes_a_checkpoints_own_settings() -> None:
+    """The demo model's repetition penalty is one of transformers' and ours, not of the others."""
+    job = Job([[100 + row, 21, 22] for row in range(4)], [24] * 4, 4, sample=False)
+    torch = make_engine("gpt2ja_bench.running.engines.pytorch:Torch", "fp32", "cpu")
+    torch.load(demo_checkpoint(), threads=1)
+    with GPT2Ja.load(demo_bundle()) as model:
+        assert model.defaults.repetition_penalty > 1
+        ids = model.generate_ids(
+            np.array(job.prompts), do_sample=False, repetition_penalty=1, max_new_tokens=24,
+            min_new_tokens=24,
+        )  # fmt: skip
+    expected = ids[:, 3:].tolist()
+    assert loaded("ours-int8", demo_bundle()).run(job).token_ids == expected
+    same = [a == b for a, b in zip(torch.run(job).token_ids, expected, strict=True)]
+    assert sum(same) >= 3  # int8 may choose another of two near tokens
 
 
 def test_native_calls_are_counted(bundles: dict[str, Path]) -> None:

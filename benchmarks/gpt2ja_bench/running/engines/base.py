@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TOP_K = 50
 TOP_P = 0.95
+# For engines that would take these from the checkpoint.
+NEUTRAL = {"temperature": 1.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

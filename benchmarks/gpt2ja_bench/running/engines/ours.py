@@ -5,7 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt2ja_bench.running.engines.base import TOP_K, TOP_P, Engine, Identity, Job, Output
+from gpt2ja_bench.running.engines.base import (
+    NEUTRAL,
+    TOP_K,
+    TOP_P,
+    Engine,
+    Identity,
+    Job,
+    Output,
+)
 from gpt2ja_kernels import load_kernels
 from gpt2ja_onnx import GPT2Ja
 from gpt2ja_onnx.device.cpu.native import STANDARD
@@ -44,7 +52,7 @@ class Ours(Engine):
         if job.rows != self._rows:  # in the call that warms up
             self._model.close()
             self._open(job.rows)
-        settings: dict[str, Any] = {"do_sample": job.sample, "seed": job.seed}
+        settings: dict[str, Any] = NEUTRAL | {"do_sample": job.sample, "seed": job.seed}
         if job.sample:
             settings |= {"top_k": TOP_K, "top_p": TOP_P}
         if job.shared_prompt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from gpt2ja_bench.running.engines.base import TOP_K, TOP_P, Engine, Job, sum_logprobs
+from gpt2ja_bench.running.engines.base import NEUTRAL, TOP_K, TOP_P, Engine, Job, sum_logprobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,7 @@ def generate(model: Any, job: Job, device: str, **options: Any) -> tuple[Any, li
         options |= {"do_sample": True, "top_k": TOP_K, "top_p": TOP_P}
     else:
         options["do_sample"] = False
+    options |= NEUTRAL
     found = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
