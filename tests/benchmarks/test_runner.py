@@ -18,6 +18,7 @@ from gpt2ja_bench.report import (
     read_report,
 )
 from gpt2ja_bench.reporting.statistics import baseline_ratio
+from gpt2ja_bench.running.checks import passes
 from gpt2ja_bench.running.contestant import new_process_environment
 from gpt2ja_bench.running.engines.spec import EngineSpec
 from gpt2ja_bench.running.runner import Runner, RunSettings
@@ -179,3 +180,24 @@ def test_nothing_is_measured_without_a_baseline_or_a_place_to_write(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         run(tmp_path / "file" / "output")
+
+
+@pytest.mark.parametrize(
+    ("agreement", "change", "exact", "passed"),
+    [
+        (1, 0.0, True, True),
+        (0.9, 0.006, True, True),  # another of two near tokens, once
+        (0.5, 0.006, True, False),
+        (1, 0.2, True, False),
+        (0.9, None, True, False),
+        (1, None, True, True),
+        (0.1, 11, False, True),  # 4 bits
+        (1, 30, False, False),
+        (0.2, None, False, False),
+        (0.3, None, False, True),
+    ],
+)
+def test_who_says_what_pytorch_says(
+    agreement: float, change: float | None, exact: bool, passed: bool
+) -> None:
+    assert passes(agreement, change, exact=exact) == passed

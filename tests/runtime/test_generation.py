@@ -166,9 +166,10 @@ def test_prompts_that_cannot_be_continued(model: GPT2Ja) -> None:
 
 
 def test_stop_strings_end_the_text_before_them(model: GPT2Ja) -> None:
-    whole = model.generate(PROMPTS[0], SAMPLED)[0].text
+    config = SAMPLED.override({"min_new_tokens": 24})
+    whole = model.generate(PROMPTS[0], config)[0].text
     stop = whole[7:10]
-    (result,) = model.generate(PROMPTS[0], SAMPLED, stop=stop)
+    (result,) = model.generate(PROMPTS[0], config, stop=stop)
     assert result.finish_reason == "stop"
     assert result.text == whole[: whole.index(stop)]
     assert result.completion_tokens < 24
@@ -224,7 +225,7 @@ def test_leaving_a_stream_cancels_it(model: GPT2Ja) -> None:
     stream = model.stream(PROMPTS[0], SAMPLED, max_new_tokens=100)
     next(stream)
     stream.close()
-    assert len(model.generate(PROMPTS[0], SAMPLED)[0].token_ids) == 24
+    assert len(model.generate(PROMPTS[0], SAMPLED, min_new_tokens=24)[0].token_ids) == 24
 
 
 def test_asyncio_twins(model: GPT2Ja) -> None:

@@ -21,9 +21,12 @@ _PROMPTS = 4
 _PROMPT_TOKENS = 16
 _GREEDY_TOKENS = 32
 _TEXT_TOKENS = 128
-_EXACT_PERCENT = 0.1
-_QUANTISED_PERCENT = 5.0
-_QUANTISED_AGREEMENT = 0.25
+# What perplexities may differ by, in percent, and the part of greedy ids that must agree. Sums in
+# another order choose the other of two near tokens once in a hundred tokens; rounding weights to 4
+# bits without a text costs 11 % on the demo model. An engine that computes something else is out by
+# far more.
+_EXACT_PERCENT, _EXACT_AGREEMENT = 0.1, 0.75
+_QUANTISED_PERCENT, _QUANTISED_AGREEMENT = 20.0, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +73,28 @@ def compare(answer: Answer, reference: Answer, *, exact: bool) -> Check:
     ]
     agreement = sum(shares) / len(shares)
     assert reference.perplexity is not None
-    passed = agreement == 1 if exact else agreement >= _QUANTISED_AGREEMENT
+    change = None
     if answer.perplexity is not None:
         change = 100 * (answer.perplexity / reference.perplexity - 1)
-        near = abs(change) <= (_EXACT_PERCENT if exact else _QUANTISED_PERCENT)
-        passed = near and (passed or not exact)
     return Check(
         greedy_tokens=_GREEDY_TOKENS * len(answer.greedy),
         greedy_agreement=agreement,
         perplexity=answer.perplexity,
         reference_perplexity=reference.perplexity,
-        passed=passed,
+        passed=passes(agreement, change, exact=exact),
     )
+
+
+def passes(agreement: float, change: float | None, *, exact: bool) -> bool:
+    """Whether an engine says what PyTorch says.
+
+    Args:
+        agreement: The share of greedy ids before the first that differs.
+        change: Of the perplexity, in percent; None where the engine gives none.
+        exact: Whether the engine keeps weights in fp32.
+    """
+    if change is None:
+        return agreement == 1 if exact else agreement >= _QUANTISED_AGREEMENT
+    if exact:
+        return abs(change) <= _EXACT_PERCENT and agreement >= _EXACT_AGREEMENT
+    return abs(change) <= _QUANTISED_PERCENT
