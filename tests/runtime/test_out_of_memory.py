@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,3 +181,20 @@ def test_errors_that_are_no_lack_of_memory_are_not_caught() -> None:
         engine.step()
     assert type(failed.value) is not OutOfMemoryError
     assert len(engine.batch) == 1
+
+
+def test_memory_that_the_system_refuses_leaves_the_cache_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = FakeSession().new_cache()
+    cache.reserve(2, 64, 0)
+    for part in cache.parts:
+        part[:] = 1
+
+    def refuse(nbytes: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("gpt2ja_onnx.device.cpu.cache._anonymous", refuse)
+    with pytest.raises(OutOfMemoryError, match="bytes for the cache"):
+        cache.reserve(4, 64, 2)
+    assert all(part.shape[:3] == (2, 1, 64) and (part == 1).all() for part in cache.parts)

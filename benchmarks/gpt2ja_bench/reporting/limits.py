@@ -14,6 +14,7 @@ from gpt2ja_bench.reporting.units import NONE, significant
 if TYPE_CHECKING:
     from gpt2ja_bench.report import EngineReport, Machine, Report, Workload
 
+_Rate = Literal["bandwidth", "integer_rate"]
 _MANY_ROWS = 32  # from which products, not reading, take a step's time
 
 
@@ -80,21 +81,19 @@ def _share(
     engine: EngineReport,
     workload: Workload,
     work: float,
-    rate: Literal["bandwidth", "integer_rate"],
+    rate: _Rate,
 ) -> str:
     result = statistics.find_result(report, engine.id, workload.id)
-    samples = [sample for sample in result.samples if sample.steps] if result else []
+    steps = statistics.step_times(result) if result else []
     shares = [
-        work / float(np.median(sample.steps)) / measured
-        for sample, measured in zip(samples, _rates(report, workload, rate), strict=False)
+        work / step / measured
+        for step, measured in zip(steps, _rates(report, workload, rate), strict=False)
         if measured
     ]
     return f"{100 * float(np.median(shares)):.0f} %" if shares else NONE
 
 
-def _rates(
-    report: Report, workload: Workload, rate: Literal["bandwidth", "integer_rate"]
-) -> list[float]:
+def _rates(report: Report, workload: Workload, rate: _Rate) -> list[float]:
     """A rate in each round of a workload, or the machine's where only that was measured."""
     found = [getattr(each, rate) for each in report.rates if each.workload == workload.id]
     return found or [getattr(report.machine, rate)] * report.settings.repeats
@@ -103,7 +102,7 @@ def _rates(
 def _measured(
     report: Report,
     workloads: list[Workload],
-    rate: Literal["bandwidth", "integer_rate"],
+    rate: _Rate,
     unit: str,
 ) -> str:
     rates = [each for workload in workloads for each in _rates(report, workload, rate)]

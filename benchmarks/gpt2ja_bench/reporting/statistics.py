@@ -46,8 +46,13 @@ def latency(result: Result) -> Latency | None:
 
 def step_time(result: Result) -> Estimate | None:
     """Median duration of a decoding step, with the interval of the samples' medians."""
-    medians = [float(np.median(sample.steps)) for sample in result.samples if sample.steps]
+    medians = step_times(result)
     return _median(medians) if medians else None
+
+
+def step_times(result: Result) -> list[float]:
+    """Median duration of a decoding step in each round; empty where the engine does not tell."""
+    return [float(np.median(sample.steps)) for sample in result.samples if sample.steps]
 
 
 def first_token(result: Result) -> Estimate | None:
@@ -75,7 +80,7 @@ def speed_samples(result: Result, kind: str) -> list[float]:
     for ``cold_start``.
     """
     if kind == "generate":
-        return [1 / float(np.median(s.steps)) for s in result.samples if s.steps]
+        return [1 / step for step in step_times(result)]
     if kind == "cold_start":
         return [1 / sample.seconds for sample in result.samples]
     return _call_speeds(result)
