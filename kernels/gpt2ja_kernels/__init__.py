@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from gpt2ja_kernels.chooser import Chooser
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # A file beside this one and no other: a library is code, which no bundle, working directory or
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LIBRARY = Path(__file__).with_name("_kernels.so")
 # Raised with every change that makes an older library wrong for a newer bundle, or the other way
 # round; `GPT2JA_VERSION` in register.c is the same number.
-VERSION = 5
+VERSION = 6
 
 
 class Kernels:
@@ -130,87 +130,14 @@ class Kernels:
         )
         return best, places
 
-    def best_allowed(
-        self,
-        scores: NDArray[np.float32],
-        allowed: Sequence[NDArray[np.uint8]],
-        best: NDArray[np.float32],
-        places: NDArray[np.int64],
-        rows: Sequence[int],
-    ) -> None:
-        """Write the largest scores of some rows that are allowed, sorted as by `best`.
+    def chooser(self, choices: NDArray[np.void], vocab_size: int) -> Chooser:
+        """What chooses tokens for some rows, step after step.
 
         Args:
-            scores: Shape (all rows, size), contiguous.
-            allowed: Of each of `rows` a bit for each score, the lowest of a byte first, shape
-                (size / 8,) rounded up, contiguous. Scores without it count as minus infinity.
-            best: What is written, shape (all rows, count), contiguous; count up to 256 and `size`.
-            places: The same for the scores' places.
-            rows: Which rows.
+            choices: How, one a row, shape (rows,), of the type `gpt2ja_kernels.chooser.CHOICE`.
+            vocab_size: Scores of a row.
         """
-        size, count = scores.shape[1], best.shape[1]
-        assert scores.dtype == best.dtype == np.float32
-        assert places.dtype == np.int64
-        assert best.shape == places.shape == (len(scores), count)
-        assert all(array.flags.c_contiguous for array in (scores, best, places))
-        assert count <= min(size, 256)
-        assert all(bits.dtype == np.uint8 and bits.size == -(-size // 8) for bits in allowed)
-        where = [(array.ctypes.data, array.strides[0]) for array in (scores, best, places)]
-        addresses = [[first + row * stride for row in rows] for first, stride in where]
-        addresses.append([bits.ctypes.data for bits in allowed])
-        table = np.array(addresses, dtype=np.uint64)
-        of_scores, of_best, of_places, of_bits = (_address(line) for line in table)
-        self._library.gpt2ja_best_allowed(
-            of_scores,
-            of_bits,
-            ctypes.c_size_t(len(rows)),
-            ctypes.c_int(size),
-            ctypes.c_int(count),
-            of_best,
-            of_places,
-        )
-
-    def draw_best(
-        self,
-        scores: NDArray[np.float32],
-        temperature: NDArray[np.float32],
-        top_k: NDArray[np.int32],
-        limit: NDArray[np.float64],
-        min_p: NDArray[np.float64],
-        uniform: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
-        """Draw from the best scores of each row, as ``draw.c`` describes it.
-
-        Args:
-            scores: Sorted downwards, shape (rows, size), contiguous, as all that follow.
-            temperature: What scores are divided by, shape (rows,).
-            top_k: Scores that are kept at most, shape (rows,).
-            limit: The part of all probability that a token and those behind it must exceed to be
-                kept, below 0 for no such bound, shape (rows,).
-            min_p: Least weight that is kept, of the best token's, shape (rows,).
-            uniform: Numbers in [0, 1), shape (rows,).
-
-        Returns:
-            The place of a score, shape (rows,); -1 where a decision hangs on rounding or on the
-            order of equal scores, or scores are not finite.
-        """
-        rows, size = scores.shape
-        columns: tuple[NDArray[np.generic], ...] = (temperature, top_k, limit, min_p, uniform)
-        kinds = (np.float32, np.int32, np.float64, np.float64, np.float64)
-        assert scores.dtype == np.float32
-        assert scores.flags.c_contiguous
-        for column, kind in zip(columns, kinds, strict=True):
-            assert column.shape == (rows,)
-            assert column.dtype == kind
-            assert column.flags.c_contiguous
-        places = np.empty(rows, dtype=np.int64)
-        self._library.gpt2ja_draw_best(
-            _address(scores),
-            ctypes.c_size_t(rows),
-            ctypes.c_int(size),
-            *(_address(array) for array in (*columns, places)),
-        )
-        return places
+        return Chooser(self._library.gpt2ja_choose, choices, vocab_size)
 
     @property
     def nbytes(self) -> int:

@@ -1,7 +1,7 @@
 /* The library's entry: registers every operator with a session's options, or none. */
 #include <stdlib.h>
 
-#include "draw.h"
+#include "choose.h"
 #include "processor.h"
 #include "register.h"
 
@@ -16,7 +16,7 @@ const Kernels *chosen_kernels(void) {
 }
 
 /* See VERSION in gpt2ja_kernels. */
-EXPORT int gpt2ja_version(void) { return 5; }
+EXPORT int gpt2ja_version(void) { return 6; }
 
 /* The instruction set that the operators use here; null where none of them runs. */
 EXPORT const char *gpt2ja_instruction_set(void) {
@@ -51,22 +51,13 @@ EXPORT void gpt2ja_best(const float *scores, int size, int count, float *best, i
     chosen_kernels()->best(scores, size, NULL, count, best, places);
 }
 
-/* The same of those that are allowed, of each of `rows` rows that lie anywhere. */
-EXPORT void gpt2ja_best_allowed(const float *const *scores, const uint8_t *const *allowed,
-                                size_t rows, int size, int count, float *const *best,
-                                int64_t *const *places) {
+/* Choose a token for each of `rows` rows: see choose.h. */
+EXPORT void gpt2ja_choose(const Choice *choices, size_t rows, const float *best,
+                          const int64_t *ids, int count, const float *all, int size,
+                          const double *uniform, int64_t *tokens, int changed) {
+    ChoiceScores scores = {best, ids, all, count, size};
     for (size_t row = 0; row < rows; row++)
-        chosen_kernels()->best(scores[row], size, allowed[row], count, best[row], places[row]);
-}
-
-/* Of `rows` rows of `size` scores: see draw_best in draw.h. */
-EXPORT void gpt2ja_draw_best(const float *scores, size_t rows, int size, const float *temperature,
-                             const int32_t *top_k, const double *limit, const double *min_p,
-                             const double *uniform, int64_t *places) {
-    for (size_t row = 0; row < rows; row++) {
-        Cut cut = {temperature[row], top_k[row], limit[row], min_p[row]};
-        places[row] = draw_best(scores + row * (size_t)size, size, cut, uniform[row]);
-    }
+        tokens[row] = choose_token(chosen_kernels(), choices + row, &scores, row, uniform[row], changed);
 }
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

@@ -8,15 +8,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import gpt2ja_kernels
 from gpt2ja_export import ExportSettings, export_bundle, pipeline
@@ -26,16 +22,9 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.bundle.demo import demo_bundle
 from gpt2ja_onnx.bundle.manifest import read_manifest, write_manifest
 from gpt2ja_onnx.cli import main
-from gpt2ja_onnx.constraints.constraint import Constraint
-from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.device.cpu.native import OPERATORS, STANDARD
 from gpt2ja_onnx.device.cpu.session import CpuSession
 from gpt2ja_onnx.errors import SettingError
-from gpt2ja_onnx.sampling.best_tokens import best_of_all
-from gpt2ja_onnx.sampling.sampler import Sampler
-from gpt2ja_onnx.sampling.state import SamplerState
-from gpt2ja_onnx.sampling.warpers import Warpers
-from gpt2ja_onnx.settings.config import GenerationConfig
 from tests.runtime.test_lifetime import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -152,101 +141,6 @@ def test_verification_runs_both_ways(
     assert set(standard) < set(found)
     assert standard["batch_difference"] == found["batch_difference"] == 0
     assert standard["mean_logit_difference"] != found["mean_logit_difference"]
-
-
-@given(
-    st.integers(0, 2**32 - 1),
-    st.lists(
-        st.fixed_dictionaries(
-            {
-                "temperature": st.sampled_from([0.01, 0.7, 1.0, 2.5, 1e-30]),
-                "top_k": st.sampled_from([0, 1, 2, 50, 64, 200]),
-                "top_p": st.sampled_from([0.01, 0.5, 0.9, 1.0]),
-                "min_p": st.sampled_from([0.0, 0.05, 1.0]),
-            }
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-)
-@settings(max_examples=300, deadline=None)
-def test_native_draws_are_those_of_the_warpers(seed: int, asked: list[dict[str, Any]]) -> None:
-    native = load_kernels()
-    assert isinstance(native, Kernels)
-    random = np.random.default_rng(seed)
-    rows, size = len(asked), int(random.integers(1, 80))
-    scores = random.normal(0, 3, (rows, size)).astype(np.float32)
-    scores[random.random((rows, size)) < 0.1] = -np.inf
-    if seed % 3 == 0:
-        scores = np.round(scores)  # many are equal
-    scores[:, 0] = np.where(scores[:, 0] == -np.inf, 0, scores[:, 0])
-    ids = np.argsort(-scores, axis=1, kind="stable")
-    scores = np.take_along_axis(scores, ids, axis=1)
-    uniform = random.random(rows)
-    configs = [GenerationConfig(do_sample=True, **one) for one in asked]
-    history = np.array([1])
-    states = [SamplerState(config, (), random, history, 1, 9) for config in configs]
-    expected = Warpers(states).draw(scores.copy(), ids, uniform)
-    assert Warpers(states).draw(scores.copy(), ids, uniform, native).tolist() == expected.tolist()
-
-
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 50, 247, 248, 249, 300]))
-@settings(max_examples=100, deadline=None)
-def test_the_native_best_of_all_scores_are_those_of_numpy(seed: int, kept: int) -> None:
-    native = load_kernels()
-    assert isinstance(native, Kernels)
-    random = np.random.default_rng(seed)
-    logits = random.normal(0, 3, int(random.integers(2, 9000))).astype(np.float32)
-    if seed % 2:
-        logits = np.round(logits, int(random.integers(0, 3)))  # many are equal
-    if seed % 5 == 0:
-        logits[random.random(len(logits)) < 0.99] = -np.inf
-    # A bias that raises a score makes all of them count.
-    config = GenerationConfig(do_sample=True, top_k=kept, logit_bias={1: 4.0})
-    state = SamplerState(config, (), random, np.array([1]), 1, 9)
-    expected, found = best_of_all(logits, state), best_of_all(logits, state, native)
-    assert found[0].tolist() == expected[0].tolist()
-    assert found[1].tolist() == expected[1].tolist()
-
-
-@given(
-    st.integers(0, 2**32 - 1),
-    st.sampled_from([0, 1, 5, 50, 63]),
-    st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]),
-)
-@settings(max_examples=150, deadline=None)
-def test_constrained_rows_are_drawn_as_without(seed: int, top_k: int, share: float) -> None:
-    native = load_kernels()
-    assert isinstance(native, Kernels)
-    random = np.random.default_rng(seed)
-    size, rows = int(random.integers(65, 5000)), 4
-    logits = random.normal(0, 3, (rows, size)).astype(np.float32)
-    if seed % 2:
-        logits = np.round(logits, int(random.integers(0, 3)))  # many are equal
-    ids = np.lexsort((np.broadcast_to(np.arange(size), logits.shape), -logits))[:, :64]
-    best = np.take_along_axis(logits, ids, axis=1)
-    # What is read of a vocabulary, and of llguidance's matcher.
-    tokens: Any = SimpleNamespace(size=size)
-    matcher: Any = SimpleNamespace(is_error=lambda: False, stop_reason=lambda: "NoExtension")
-    config = GenerationConfig(do_sample=seed % 3 > 0, top_k=top_k, top_p=0.9)
-    bits = [np.packbits(random.random(size) < share, bitorder="little") for _ in range(rows)]
-    drawn = []
-    for kernels in (None, native):
-        states = [
-            SamplerState(
-                config,
-                (),
-                np.random.default_rng(seed),
-                np.array([1]),
-                1,
-                9,
-                None if row == 2 else Constraint(tokens, matcher, (), bits[row]),
-            )
-            for row in range(rows)
-        ]
-        scores = Scores(best, ids, HostLogits(logits, kernels))
-        drawn.append([str(choice) for choice in Sampler().choose(scores, states)])
-    assert drawn[0] == drawn[1]
 
 
 # --- where they do not run ---

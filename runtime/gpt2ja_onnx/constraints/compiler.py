@@ -9,8 +9,10 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from gpt2ja_onnx.constraints.bounded import run_bounded
-from gpt2ja_onnx.constraints.constraint import Constraint, Tokens, allowed_bits
+from gpt2ja_onnx.constraints.constraint import Constraint, Tokens
 from gpt2ja_onnx.constraints.spelling import (
     Spelling,
     literals_of_grammar,
@@ -22,7 +24,6 @@ from gpt2ja_onnx.constraints.spelling import (
 from gpt2ja_onnx.errors import SettingError
 
 if TYPE_CHECKING:
-    import numpy as np
     from llguidance import LLMatcher, LLTokenizer
     from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ class Grammar(NamedTuple):
 
     Attributes:
         matcher: At the start of a text; copied, never advanced.
-        bits: The tokens that a text may begin with, from `allowed_bits`.
+        bits: The tokens that a text may begin with, like `Tokens.spelled`.
         may_end: Whether the empty text has the form.
         tokens: Of the vocabulary.
     """
@@ -142,7 +143,7 @@ class _Tools:
         )
         if matcher.is_error():
             raise SettingError(f"{setting} cannot be used: {_reason(matcher.get_error())}")
-        bits = allowed_bits(matcher, self._tokens)
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8) & self._tokens.spelled
         if matcher.is_error() or not bits.any():
             raise SettingError(f"{setting} cannot be used: the vocabulary has no text of this form")
         return Grammar(matcher, bits, matcher.is_accepting(), self._tokens)

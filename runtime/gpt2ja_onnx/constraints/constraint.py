@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,6 @@ import numpy as np
 from gpt2ja_onnx.errors import GenerationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llguidance import LLMatcher
     from numpy.typing import NDArray
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint8]
 
 
-# llguidance keeps the masks of the states that it has met: they take some 40 microseconds where
+# llguidance keeps the masks of the states that it has met: they take some 30 microseconds where
 # caches are cold, as long as handing them to a thread does, and new ones up to a millisecond.
 _QUICK_SECONDS = 2e-4
 
@@ -32,7 +29,8 @@ class Tokens:
 
     Attributes:
         size: Number of the vocabulary's tokens.
-        spelled: A bit for each token that stands for text, the lowest of a byte first.
+        spelled: A bit for each token that stands for text, the lowest of a byte first, in whole
+            32-bit words, as llguidance has its masks.
     """
 
     bos_token_id = None
@@ -40,7 +38,9 @@ class Tokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.size = self.eos_token_id = vocabulary.vocab_size
         texts = [vocabulary.token_text(token) for token in range(self.size)]
-        self.spelled = np.packbits([bool(text) for text in texts], bitorder="little")
+        self.spelled = np.zeros((self.size // 32 + 1) * 4, dtype=np.uint8)
+        bits = np.packbits([bool(text) for text in texts], bitorder="little")
+        self.spelled[: len(bits)] = bits
         self.special_token_ids = [token for token, text in enumerate([*texts, ""]) if not text]
         # Special tokens need names of their own.
         self.tokens = [
@@ -64,11 +64,22 @@ class Constraint:
         matcher: Knows the form and where the text stands in it.
         eos: The end tokens of the request. They are no text: one may follow where the form is
             complete.
-        bits: From `allowed_bits`; None if they are still to be found.
+        bits: A bit for each token that may follow, like `Tokens.spelled`; None if they are still
+            to be found.
         may_end: Whether the form is complete; known with the bits.
     """
 
-    __slots__ = ("_allowed", "_eos", "_matcher", "_seconds", "_tokens")
+    __slots__ = (
+        "_address",
+        "_ends",
+        "_eos",
+        "_mask",
+        "_masked",
+        "_matcher",
+        "_seconds",
+        "_text",
+        "_tokens",
+    )
 
     lowers_only = True
     tokens: tuple[int, ...] | None = None
@@ -83,16 +94,23 @@ class Constraint:
     ) -> None:
         self._tokens = tokens
         self._matcher = matcher
-        self._eos = list(eos)
+        self._eos = eos
         self._seconds = math.inf  # that the last mask took
-        self._allowed: Bits | None = None
+        self._ends = np.zeros_like(tokens.spelled)
+        for token in eos:
+            self._ends[token // 8] |= np.uint8(1 << token % 8)
+        self._text = tokens.spelled & ~self._ends
+        self._mask = np.zeros_like(tokens.spelled)  # one piece of memory for all steps
+        self._address = self._mask.ctypes.data
+        self._masked = bits is not None
         if bits is not None:
-            self._allow(bits.copy(), may_end)
+            self._mask[:] = bits
+            self._keep(may_end)
 
     @property
     def masked(self) -> bool:
         """Whether the mask of the next step is there."""
-        return self._allowed is not None
+        return self._masked
 
     @property
     def quick(self) -> bool:
@@ -110,16 +128,19 @@ class Constraint:
         Raises:
             GenerationError: It leads out of the form, or a limit of llguidance's was reached.
         """
-        self._allowed = None
-        with _panics_told():
+        self._masked = False
+        try:
             taken = self._matcher.consume_token(token)
+        except BaseException as panic:
+            raise _panicked(panic) from panic
         if not taken:
             raise self._failure()
 
     def fork(self) -> Constraint:
         """A copy that goes on by itself."""
-        copy = Constraint(self._tokens, self._matcher.deep_copy(), tuple(self._eos), None)
-        copy._allowed, copy._seconds = self._allowed, self._seconds
+        copy = Constraint(self._tokens, self._matcher.deep_copy(), self._eos, None)
+        copy._mask[:] = self._mask
+        copy._masked, copy._seconds = self._masked, self._seconds
         return copy
 
     def mask_next(self) -> None:
@@ -129,17 +150,19 @@ class Constraint:
             GenerationError: llguidance has panicked.
         """
         started = time.perf_counter()
-        with _panics_told():
-            bits = allowed_bits(self._matcher, self._tokens)
+        try:
+            self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
+        except BaseException as panic:
+            raise _panicked(panic) from panic
         self._seconds = time.perf_counter() - started
-        self._allow(bits, self._matcher.is_accepting())
+        self._keep(self._matcher.is_accepting())
+        self._masked = True
 
-    def _allow(self, bits: Bits, may_end: bool) -> None:
-        for token in self._eos:
-            bit = np.uint8(1 << token % 8)
-            # An end token may spell text too, which it then is not.
-            bits[token // 8] = bits[token // 8] | bit if may_end else bits[token // 8] & ~bit
-        self._allowed = bits
+    def _keep(self, may_end: bool) -> None:
+        # An end token may spell text too, which it then is not.
+        np.bitwise_and(self._mask, self._text, out=self._mask)
+        if may_end:
+            np.bitwise_or(self._mask, self._ends, out=self._mask)
 
     # --- as a processor: see `gpt2ja_onnx.sampling.processors.Processor` ---
 
@@ -149,32 +172,34 @@ class Constraint:
 
     def __call__(self, history: object, scores: Any, ids: Any) -> None:
         """See `Processor`."""
-        scores[~self._mask()[ids]] = -np.inf
+        scores[~self._each()[ids]] = -np.inf
 
     def allowed_tokens(self) -> NDArray[np.int64]:
-        """The tokens that may follow, end tokens among them, by rising id; raises as `allowed`."""
-        return np.flatnonzero(self._mask())
+        """The tokens that may follow, end tokens among them, by rising id; raises as `mask`."""
+        return np.flatnonzero(self._each())
 
     def count_allowed(self) -> int:
-        """How many tokens may follow, end tokens among them; raises as `allowed`."""
-        return int(np.count_nonzero(self._mask()))
+        """How many tokens may follow, end tokens among them; raises as `mask`."""
+        return int(np.count_nonzero(self._each()))
 
-    def _mask(self) -> NDArray[np.bool_]:
-        bits = np.unpackbits(self.allowed(), count=self._tokens.size, bitorder="little")
+    def _each(self) -> NDArray[np.bool_]:
+        mask = self.mask()
+        if self._matcher.is_error() or not mask.any():
+            raise self._failure()
+        bits = np.unpackbits(mask, count=self._tokens.size, bitorder="little")
         return bits.view(np.bool_)
 
-    def allowed(self) -> Bits:
+    def mask(self) -> Bits:
         """A bit for each token that may follow, end tokens among them, the lowest of a byte first.
 
+        It is the same memory in every step; none is set where the text cannot go on.
+
         Raises:
-            GenerationError: There are none.
+            GenerationError: llguidance has panicked.
         """
-        if self._allowed is None:
+        if not self._masked:
             self.mask_next()
-        assert self._allowed is not None
-        if self._matcher.is_error() or not self._allowed.any():
-            raise self._failure()
-        return self._allowed
+        return self._mask
 
     def _failure(self) -> GenerationError:
         reason = self._matcher.stop_reason()
@@ -185,17 +210,6 @@ class Constraint:
         )
 
 
-@contextlib.contextmanager
-def _panics_told() -> Iterator[None]:
-    """Make panics of llguidance, which are no `Exception`, errors of the request."""
-    try:
-        yield
-    except BaseException as error:
-        raise GenerationError(f"the form failed: {error}") from error
-
-
-def allowed_bits(matcher: LLMatcher, tokens: Tokens) -> Bits:
-    """A bit for each token that may follow, the lowest of a byte first; none for end tokens."""
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    found: Bits = bits[: len(tokens.spelled)] & tokens.spelled
-    return found
+def _panicked(panic: BaseException) -> GenerationError:
+    """The error of a request for which llguidance has panicked, which is no `Exception`."""
+    return GenerationError(f"the form failed: {panic}")

@@ -259,6 +259,15 @@ class Scores:
     def __len__(self) -> int:
         return len(self.candidates)
 
+    def finite(self) -> list[bool]:
+        """Which rows' scores are numbers, one a row.
+
+        The candidates tell: where a row's state is broken all its scores are NaN, and infinity is
+        the best of scores.
+        """
+        finite: list[bool] = np.logical_and.reduce(np.isfinite(self.candidates), axis=1).tolist()
+        return finite
+
     def take(self, rows: Sequence[int]) -> Scores:
         """The scores of some rows."""
         rows = list(rows)

@@ -9,14 +9,12 @@ import numpy as np
 from gpt2ja_onnx.errors import GenerationError, OutOfMemoryError
 from gpt2ja_onnx.results import TokenLogprobs
 from gpt2ja_onnx.sampling.log_probabilities import log_probabilities
-from gpt2ja_onnx.sampling.sampler import Sampler
+from gpt2ja_onnx.sampling.sampler import Sampler, broken_scores
 
 if TYPE_CHECKING:
     from gpt2ja_onnx.device.base import Scores
     from gpt2ja_onnx.engine.batch import Batch
     from gpt2ja_onnx.engine.sequence import Search, Sequence
-
-_BROKEN_SCORES = "the model gave scores that are NaN or infinite"
 
 
 class Advance:
@@ -37,16 +35,9 @@ class Advance:
             sequences: One a row; the beams of a search are all there or none.
             scores: Of the same rows.
         """
-        # The candidates tell: where a row's state is broken all its scores are NaN, and infinity
-        # is the best of scores.
-        finite: list[bool] = np.logical_and.reduce(np.isfinite(scores.candidates), axis=1).tolist()
         if any(sequence.search is not None for sequence in sequences):
-            self._advance_beams(sequences, finite, scores)
-        alone = [row for row, s in enumerate(sequences) if s.search is None and finite[row]]
-        if len(alone) < len(sequences):
-            for row, sequence in enumerate(sequences):
-                if sequence.search is None and not finite[row]:
-                    sequence.group.fail(GenerationError(_BROKEN_SCORES))
+            self._advance_beams(sequences, scores)
+            alone = [row for row, s in enumerate(sequences) if s.search is None]
             if not alone:
                 return
             sequences, scores = [sequences[row] for row in alone], scores.take(alone)
@@ -60,7 +51,12 @@ class Advance:
             except Exception as error:
                 sequence.group.fail(_failure(error))
 
-    def _advance_beams(self, sequences: list[Sequence], finite: list[bool], scores: Scores) -> None:
+    def forget(self) -> None:
+        """Keep nothing of the last step."""
+        self._sampler.forget()
+
+    def _advance_beams(self, sequences: list[Sequence], scores: Scores) -> None:
+        finite = scores.finite()
         searches: dict[Search, list[int]] = {}
         for row, sequence in enumerate(sequences):
             if sequence.search is not None:
@@ -68,7 +64,7 @@ class Advance:
         for search, rows in searches.items():
             group = sequences[rows[0]].group
             if not all(finite[row] for row in rows):
-                group.fail(GenerationError(_BROKEN_SCORES))
+                group.fail(broken_scores())
                 continue
             rows.sort(key=lambda row: sequences[row].index)
             try:

@@ -162,6 +162,7 @@ class Engine:
         if self.idle:
             self.batch.cache.clear()
             self.scoring.trim()
+            self._advance.forget()
             self._masks.close()
 
     def close(self) -> None:

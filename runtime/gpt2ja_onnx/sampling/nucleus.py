@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_onnx.sampling import warpers
 from gpt2ja_onnx.sampling.warpers import (
-    CUTS,
     MinP,
     Rows,
     Temperature,
     TopP,
+    cuts_alone,
     draw_places,
     order_ties,
 )
@@ -42,9 +41,7 @@ def fits(config: GenerationConfig) -> bool:
     """Whether a sequence draws from all tokens with nothing but temperature, top-p and min-p."""
     if not config.do_sample or config.num_beams > 1 or config.top_k:
         return False
-    row = Rows([config], np.ones(1, dtype=np.int64))
-    others = [kind for kind in warpers.WARPERS if kind not in CUTS]
-    return all(kind.of(row) is None for kind in others)
+    return cuts_alone([config])[0]
 
 
 class Nucleus:

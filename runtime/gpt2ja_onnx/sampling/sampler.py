@@ -7,20 +7,20 @@ all of its scores. Both go through the same processors and warpers.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt2ja_onnx.errors import GenerationError
 from gpt2ja_onnx.sampling.best_tokens import best_of_all, best_of_candidates, process
-from gpt2ja_onnx.sampling.nucleus import Nucleus, fits
-from gpt2ja_onnx.sampling.warpers import Warpers
+from gpt2ja_onnx.sampling.candidates import Candidates
+from gpt2ja_onnx.sampling.native import LEFT, NativeChoices
+from gpt2ja_onnx.sampling.nucleus import Nucleus
+from gpt2ja_onnx.sampling.warpers import Warpers, draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.device.base import Floats, Ids, Scores
@@ -29,15 +29,11 @@ if TYPE_CHECKING:
     Choice = int | GenerationError
 
 
-# Tokens of a row that are looked for among the candidates; more are taken to be there.
-_MOST_WATCHED = 8
-
-
 class Sampler:
     """Chooses the tokens of a batch, whose rows are mostly those of the step before."""
 
     def __init__(self) -> None:
-        self._batch = _Batch([], 0, 0)
+        self._batch = _Batch([], 0, 0, None)
 
     def choose(self, scores: Scores, states: Sequence[SamplerState]) -> list[Choice]:
         """Choose one token for every row.
@@ -47,22 +43,27 @@ class Sampler:
             states: One a row.
 
         Returns:
-            A token id a row, or the error of a row: no token is left, or its own processors
-            failed. Nothing that one row asks for reaches another.
+            A token id a row, or the error of a row: its scores are broken, no token is left, or
+            its own processors failed. Nothing that one row asks for reaches another.
         """
-        batch = self._batch
-        sizes = (scores.ids.shape[1], scores.logits.vocab_size)
-        if batch.sizes != sizes or batch.states != states:
-            batch = self._batch = _Batch(list(states), *sizes)
-        uniform = batch.draw_numbers()
-        with np.errstate(all="ignore"):
-            try:
-                return _choose(scores, batch, uniform)
-            except Exception:
-                return [
-                    _choose_alone(scores.take([row]), state, uniform[row : row + 1])
-                    for row, state in enumerate(states)
-                ]
+        logits, batch = scores.logits, self._batch
+        given = (scores.ids.shape[1], logits.vocab_size, logits.native)
+        if batch.states != states or batch.given != given:
+            batch = self._batch = _Batch(list(states), *given)
+        batch.draw_numbers()
+        if batch.natively is None:
+            return _choose_each(scores, batch)
+        tokens: list[Choice] = [*batch.natively.choose(scores, batch.uniform)]
+        left = [row for row, token in enumerate(tokens) if token == LEFT]
+        if left:
+            few = scores if len(left) == len(tokens) else scores.take(left)
+            for row, choice in zip(left, _choose_each(few, batch.part(left)), strict=True):
+                tokens[row] = choice
+        return tokens
+
+    def forget(self) -> None:
+        """Keep nothing of the last step."""
+        self._batch = _Batch([], 0, 0, None)
 
 
 class _Batch:
@@ -70,109 +71,102 @@ class _Batch:
 
     Args:
         states: One a row.
-        candidates: Scores that a row comes with.
-        vocab_size: Scores that it has.
+        count: Candidates of a row.
+        vocab_size: Scores of a row.
+        native: The native operators, where they have made the scores.
+
+    Attributes:
+        given: All but the states.
+        uniform: A number of this step's for every row that draws, shape (rows,).
     """
 
-    def __init__(self, states: list[SamplerState], candidates: int, vocab_size: int) -> None:
+    def __init__(
+        self, states: list[SamplerState], count: int, vocab_size: int, native: Kernels | None
+    ) -> None:
         self.states = states
-        self.sizes = (candidates, vocab_size)
-        self.complete = candidates == vocab_size
+        self.given = (count, vocab_size, native)
+        self.uniform = np.zeros(len(states))
         self.drawn = [row for row, state in enumerate(states) if state.config.do_sample]
-        self.warpers = Warpers([states[row] for row in self.drawn])
-        self.unbounded: list[int] = []
-        if not self.complete:
-            self.unbounded = [row for row, state in enumerate(states) if fits(state.config)]
-        self._processed: list[int] = []  # rows with processors that any token may fall to
-        watched: list[tuple[int, int]] = []  # rows and tokens whose scores alone may fall
-        for row, state in enumerate(states):
-            tokens = state.processed_tokens
-            if tokens is None or len(tokens) > _MOST_WATCHED:
-                self._processed.append(row)
-            else:
-                watched += [(row, token) for token in tokens]
-        self._watching = np.array(watched, dtype=np.int64).reshape(-1, 2)
-        self._rows = np.arange(len(states))
-        kept = np.array([state.kept_at_most for state in states], dtype=np.int64)
-        bounded = (kept > 0) & (kept < candidates)
-        self._edge = np.where(bounded, kept - 1, candidates - 1)
+        self._parts: dict[tuple[int, ...], _Batch] = {}
 
-    def draw_numbers(self) -> NDArray[np.float64]:
-        """A number from the stream of every row that draws, shape (rows,)."""
-        if len(self.drawn) == len(self.states):
-            return np.array([state.random.random() for state in self.states])
-        numbers = np.zeros(len(self.states))
-        numbers[self.drawn] = [self.states[row].random.random() for row in self.drawn]
-        return numbers
+    @functools.cached_property
+    def candidates(self) -> Candidates:
+        """Which rows are drawn from their candidates as they are."""
+        count, vocab_size, _ = self.given
+        return Candidates(self.states, count, vocab_size)
 
-    def allowed_alone(self, rows: list[int]) -> dict[int, NDArray[np.uint8]]:
-        """What is allowed to those of `rows` that have a constraint alone, and bounded choice."""
-        found = {}
-        for row in rows:
-            state = self.states[row]
-            if (
-                state.constraint is not None
-                and row not in self.unbounded
-                and len(state.active) == 1
-            ):
-                with contextlib.suppress(GenerationError):  # it fails again, with its own row
-                    found[row] = state.constraint.allowed()
-        return found
+    @functools.cached_property
+    def natively(self) -> NativeChoices | None:
+        """What the native operators choose by."""
+        _, vocab_size, native = self.given
+        if native is None:
+            return None
+        return NativeChoices(native, self.states, self.candidates, vocab_size)
 
-    def keep_enough(self, rows: list[int], scores: Floats) -> list[int]:
-        """Those of `rows` of sorted scores that nothing behind them can be kept beside."""
-        edge, end = self._edge.tolist(), scores.shape[1] - 1
-        last = {row: scores.item(row, end) for row in rows}
-        return [
-            row for row in rows if scores.item(row, edge[row]) > last[row] or last[row] == -np.inf
-        ]
+    @functools.cached_property
+    def warpers(self) -> Warpers:
+        """Of the rows that draw."""
+        return Warpers([self.states[row] for row in self.drawn])
 
-    def not_as_they_are(self, scores: Floats, ids: Ids) -> list[int]:
-        """Rows whose candidates some processor changes, or may not be enough."""
-        rows = {row for row in self._processed if self.states[row].active}
-        if len(self._watching):
-            watchers, tokens = self._watching.T
-            seen = (ids[watchers] == tokens[:, None]).any(axis=1)
-            if seen.any():
-                rows.update(row for row in watchers[seen].tolist() if self.states[row].active)
-        if not self.complete:
-            # What ties with the last candidate may go on outside.
-            enough = scores[self._rows, self._edge] > scores[:, -1]
-            if not enough.all():
-                rows.update(np.flatnonzero(~enough).tolist())
-        return sorted(rows)
+    def draw_numbers(self) -> None:
+        """Take the numbers of a step."""
+        for row in self.drawn:
+            self.uniform[row] = self.states[row].random.random()
+
+    def part(self, rows: list[int]) -> _Batch:
+        """Some of the rows, with the numbers of this step; kept for the next one."""
+        if len(rows) == len(self.states):
+            return self
+        part = self._parts.get(tuple(rows))
+        if part is None:
+            if len(self._parts) > len(self.states):
+                self._parts.clear()
+            part = _Batch([self.states[row] for row in rows], *self.given)
+            self._parts[tuple(rows)] = part
+        part.uniform[:] = self.uniform[rows]
+        return part
 
 
-def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list[Choice]:
-    best, ids, native = scores.candidates, scores.ids, scores.logits.native
+def _choose_each(scores: Scores, batch: _Batch) -> list[Choice]:
+    with np.errstate(all="ignore"):
+        try:
+            return _choose(scores, batch)
+        except Exception:
+            rows = range(len(batch.states))
+            return [_choose_alone(scores.take([row]), batch.part([row])) for row in rows]
+
+
+def _choose_alone(scores: Scores, batch: _Batch) -> Choice:
+    try:
+        return _choose(scores, batch)[0]
+    except Exception as error:
+        failure = GenerationError(f"sampling failed: {str(error) or type(error).__name__}")
+        failure.__cause__ = error
+        return failure
+
+
+def _choose(scores: Scores, batch: _Batch) -> list[Choice]:
+    best, ids, candidates = scores.candidates, scores.ids, batch.candidates
     alone: dict[int, Choice] = {}
     unbounded: list[int] = []
-    rows = batch.not_as_they_are(best, ids)
-    found_natively: list[int] = []
-    if native is not None and (allowed := batch.allowed_alone(rows)):
-        best, ids = best.copy(), ids.copy()
-        native.best_allowed(scores.logits.read(), [*allowed.values()], best, ids, [*allowed])
-        found_natively = batch.keep_enough([*allowed], best)
-    for row in rows:
-        if row in found_natively:
-            continue
+    finite = scores.finite()
+    for row in candidates.not_as_they_are(best, ids):
         state = batch.states[row]
-        if row in batch.unbounded:
+        if not finite[row]:
+            continue
+        if row in candidates.unbounded:
             unbounded.append(row)
             continue
         try:
             found = best_of_candidates(
-                scores.candidates[row], scores.ids[row], state, complete=batch.complete
+                scores.candidates[row], scores.ids[row], state, complete=candidates.complete
             )
             if found is None:
-                few, few_ids = best_of_all(scores.logits.row(row), state, native)
+                few, few_ids = best_of_all(scores.logits.row(row), state, scores.logits.native)
                 if state.constraint is not None and len(few) <= best.shape[1]:
                     found = _padded(few, few_ids, best.shape[1])
             if found is None:
-                one = _Batch([state], 0, 0)
-                alone[row] = _finish(few[None], few_ids[None], one, uniform[row : row + 1], native)[
-                    0
-                ]
+                (alone[row],) = _finish(few[None], few_ids[None], batch.part([row]))
                 continue
         except GenerationError as error:
             alone[row] = error
@@ -180,16 +174,15 @@ def _choose(scores: Scores, batch: _Batch, uniform: NDArray[np.float64]) -> list
         if best is scores.candidates:
             best, ids = best.copy(), ids.copy()
         best[row], ids[row] = found
+    alone |= {row: broken_scores() for row, whole in enumerate(finite) if not whole}
     if unbounded:
-        alone |= _draw_unbounded(scores, batch.states, unbounded, uniform)
+        alone |= _draw_unbounded(scores, batch, unbounded)
     if not alone:
-        return _finish(best, ids, batch, uniform, native)
+        return _finish(best, ids, batch)
     others = [row for row in range(len(best)) if row not in alone]
     if others:
-        rest = _Batch([batch.states[row] for row in others], 0, 0)
-        alone |= zip(
-            others, _finish(best[others], ids[others], rest, uniform[others], native), strict=True
-        )
+        rest = _finish(best[others], ids[others], batch.part(others))
+        alone |= zip(others, rest, strict=True)
     return [alone[row] for row in range(len(best))]
 
 
@@ -200,20 +193,9 @@ def _padded(scores: Floats, ids: Ids, width: int) -> tuple[Floats, Ids]:
     return wide, wide_ids
 
 
-def _choose_alone(scores: Scores, state: SamplerState, uniform: NDArray[np.float64]) -> Choice:
-    batch = _Batch([state], scores.ids.shape[1], scores.logits.vocab_size)
-    try:
-        return _choose(scores, batch, uniform)[0]
-    except Exception as error:
-        failure = GenerationError(f"sampling failed: {str(error) or type(error).__name__}")
-        failure.__cause__ = error
-        return failure
-
-
-def _draw_unbounded(
-    scores: Scores, states: list[SamplerState], rows: list[int], uniform: NDArray[np.float64]
-) -> dict[int, Choice]:
+def _draw_unbounded(scores: Scores, batch: _Batch, rows: list[int]) -> dict[int, Choice]:
     """Draw for rows that keep as many tokens as it takes."""
+    states = batch.states
     chosen: dict[int, Choice] = {}
     processed: dict[int, Floats] = {}
     every = np.arange(scores.logits.vocab_size, dtype=np.int64)
@@ -241,28 +223,33 @@ def _draw_unbounded(
                 logits[place] = processed[row]
                 best[place] = np.nan
     nucleus = Nucleus([states[row] for row in rows], some.logits.native)
-    tokens = nucleus.draw(best, some.ids, logits, uniform[rows])
+    tokens = nucleus.draw(best, some.ids, logits, batch.uniform[rows])
     return chosen | dict(zip(rows, tokens.tolist(), strict=True))
 
 
-def _finish(
-    scores: Floats,
-    ids: Ids,
-    batch: _Batch,
-    uniform: NDArray[np.float64],
-    native: Kernels | None,
-) -> list[Choice]:
+def _finish(scores: Floats, ids: Ids, batch: _Batch) -> list[Choice]:
     """Choose from scores that are sorted downwards, equal ones by rising id."""
+    if batch.natively is None:
+        return _draw(scores, ids, batch)
+    tokens: list[Choice] = [*batch.natively.choose_from(scores, ids, batch.uniform)]
+    left = [row for row, token in enumerate(tokens) if token == LEFT]
+    if left:
+        chosen = _draw(scores[left], ids[left], batch.part(left))
+        for row, choice in zip(left, chosen, strict=True):
+            tokens[row] = choice
+    return tokens
+
+
+def _draw(scores: Floats, ids: Ids, batch: _Batch) -> list[Choice]:
+    """As `_finish`, in numpy alone."""
     chosen: list[Choice] = ids[:, 0].tolist()
     nothing = scores[:, 0] == -np.inf
     if nothing.any():
         scores = np.where(nothing[:, None], np.float32(0), scores)
     drawn = batch.drawn
     if drawn:
-        if len(drawn) < len(chosen):
-            scores, ids, uniform = scores[drawn], ids[drawn], uniform[drawn]
-        tokens = batch.warpers.draw(scores, ids, uniform, native)
-        for row, token in zip(drawn, tokens.tolist(), strict=True):
+        warped = batch.warpers.apply(scores[drawn].copy(), ids[drawn])
+        for row, token in zip(drawn, draw(*warped, batch.uniform[drawn]).tolist(), strict=True):
             chosen[row] = token
     for row in np.flatnonzero(nothing).tolist():
         chosen[row] = _nothing_left()
@@ -271,3 +258,8 @@ def _finish(
 
 def _nothing_left() -> GenerationError:
     return GenerationError("the settings leave no token that could follow")
+
+
+def broken_scores() -> GenerationError:
+    """The error of a row whose state is broken."""
+    return GenerationError("the model gave scores that are NaN or infinite")

@@ -65,10 +65,16 @@ class SamplerState:
         return found
 
     @property
+    def processed(self) -> bool:
+        """Whether a processor would change any score in this step."""
+        return any(processor.active(self.history) for processor in self.processors)
+
+    @property
     def processed_tokens(self) -> tuple[int, ...] | None:
-        """The only tokens whose scores any processor may lower; None for any, or if one raises."""
-        if self.constraint is not None:
-            return None
+        """The only tokens whose scores any processor may lower; None for any, or if one raises.
+
+        Those that the constraint leaves out are not among them.
+        """
         tokens: set[int] = set()
         for processor in self.processors:
             if processor.tokens is None or not processor.lowers_only:

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpt2ja_kernels import Kernels
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.sampling.state import SamplerState
     from gpt2ja_onnx.settings.config import GenerationConfig
 
 _NOT_KEPT = np.float32(-np.inf)
 # Below, quotients of scores leave float32; a distribution so sharp is one token all the same.
-_COLDEST = 1e-30
+COLDEST = 1e-30
 
 
 class Rows(NamedTuple):
@@ -70,7 +69,7 @@ class Temperature:
     """
 
     def __init__(self, temperature: NDArray[np.float64]) -> None:
-        self.divisors = np.maximum(temperature, _COLDEST).astype(np.float32)
+        self.divisors = np.maximum(temperature, COLDEST).astype(np.float32)
 
     @classmethod
     def of(cls, rows: Rows) -> Self | None:
@@ -265,30 +264,15 @@ WARPERS: list[type[Warper]] = [
 CUTS = (Temperature, TopK, TopP, MinP)
 
 
-class Cuts:
-    """Temperature, top-k, top-p and min-p of some rows, as the native operators take them."""
+def cuts_alone(configs: Sequence[GenerationConfig]) -> list[bool]:
+    """Whether a row's settings ask for no warpers but `CUTS`, one a row."""
+    others = [kind for kind in WARPERS if kind not in CUTS]
 
-    def __init__(self, rows: Rows) -> None:
-        top_p = rows.column("top_p")[:, 0]
-        self._temperature = np.maximum(rows.column("temperature")[:, 0], _COLDEST).astype("f4")
-        most = np.iinfo(np.int32).max
-        asked = [min(config.top_k or most, most) for config in rows.configs]
-        self._top_k = np.array(asked, dtype=np.int32)
-        self._limit = np.where(top_p < 1, 1 - top_p, -1)
-        self._min_p = rows.column("min_p")[:, 0].copy()
+    def alone(configs: Sequence[GenerationConfig]) -> bool:
+        rows = Rows(list(configs), np.ones(len(configs), dtype=np.int64))
+        return all(kind.of(rows) is None for kind in others)
 
-    def draw(
-        self, native: Kernels, scores: Floats, uniform: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """Columns of the scores, shape (rows,); -1 where the warpers have to decide."""
-        return native.draw_best(
-            np.ascontiguousarray(scores),
-            self._temperature,
-            self._top_k,
-            self._limit,
-            self._min_p,
-            np.ascontiguousarray(uniform),
-        )
+    return [True] * len(configs) if alone(configs) else [alone([config]) for config in configs]
 
 
 class Warpers:
@@ -299,37 +283,10 @@ class Warpers:
     """
 
     def __init__(self, states: Sequence[SamplerState]) -> None:
-        self._states = states
         keep = np.array([state.min_tokens_to_keep for state in states], dtype=np.int64)
         rows = Rows([state.config for state in states], keep)
         made = [kind.of(rows) for kind in WARPERS] if states else []
         self._warpers = [warper for warper in made if warper is not None]
-        simple = all(isinstance(w, CUTS) for w in self._warpers)
-        self._cuts = Cuts(rows) if states and simple and (keep == 1).all() else None
-
-    def draw(
-        self, scores: Floats, ids: Ids, uniform: NDArray[np.float64], native: Kernels | None = None
-    ) -> Ids:
-        """Warp a step's scores, and draw from them.
-
-        Args:
-            scores: Sorted downwards, equal ones by rising id, shape (rows, n).
-            ids: Their token ids, shape (rows, n).
-            uniform: Numbers in [0, 1), shape (rows,).
-            native: What draws first where it can; the tokens are the same.
-
-        Returns:
-            Token ids, shape (rows,).
-        """
-        if native is None or self._cuts is None:
-            return draw(*self.apply(scores, ids), uniform)
-        places = self._cuts.draw(native, scores, uniform)
-        drawn: Ids = ids[np.arange(len(ids)), places]
-        left = np.flatnonzero(places < 0)
-        if len(left):
-            rest = Warpers([self._states[row] for row in left.tolist()])
-            drawn[left] = rest.draw(scores[left], ids[left], uniform[left])
-        return drawn
 
     def apply(self, scores: Floats, ids: Ids) -> tuple[Floats, Ids]:
         """Warp a step's scores.

@@ -88,6 +88,11 @@ class CpuPlan:
         native: Kernels | None,
     ) -> None:
         self._native = native
+        self._scores = Scores(
+            buffers.candidate_scores[:, 0],
+            buffers.candidate_ids[:, 0],
+            HostLogits(buffers.logits[:, 0], native),
+        )
         self._session = session
         self._buffers = buffers
         self._capacity = caches[0].shape[2]
@@ -141,12 +146,7 @@ class CpuPlan:
 
     def scores(self) -> Scores:
         """See `gpt2ja_onnx.device.base.Plan`."""
-        buffers = self._buffers
-        return Scores(
-            buffers.candidate_scores[:, 0],
-            buffers.candidate_ids[:, 0],
-            HostLogits(buffers.logits[:, 0], self._native),
-        )
+        return self._scores
 
     def all_logits(self) -> Floats:
         """See `gpt2ja_onnx.device.base.Plan`."""
@@ -174,7 +174,8 @@ def check_lengths(lengths: Lengths, new: int, capacity: int) -> int:
 
     onnxruntime does not check these itself in every release: see GroupQueryAttention.
     """
-    longest = int(lengths.max())
-    if lengths.min() < 1 or max(longest, new) > capacity:
+    given = lengths.tolist()  # of few numbers Python finds these sooner than numpy
+    longest: int = max(given)
+    if min(given) < 1 or max(longest, new) > capacity:
         raise AssertionError(f"row lengths {lengths} outside of 1..{capacity}")
     return longest

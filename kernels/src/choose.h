@@ -1,0 +1,42 @@
+/* Choosing the next token of a row, from its best scores or from those that are allowed. */
+#ifndef GPT2JA_CHOOSE_H
+#define GPT2JA_CHOOSE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "draw.h"
+#include "kernels.h"
+
+enum { WATCHED = 8 };
+
+/* What is done with a row; the values are those of `CHOICE` in gpt2ja_kernels. */
+typedef enum { LEAVE, TAKE_BEST, DRAW } ChoiceKind;
+
+/* How a row's token is chosen. */
+typedef struct {
+    Cut cut;
+    const uint8_t *allowed;   /* a bit for each token that may follow, as in `best`; null for all */
+    int64_t watched[WATCHED]; /* tokens whose scores the caller may change; -1 behind the last */
+    int32_t edge; /* the place of the last score that can be kept, -1 where none is outside */
+    int32_t kind; /* a ChoiceKind */
+} Choice;
+_Static_assert(sizeof(Choice) == 104, "CHOICE in gpt2ja_kernels has this size");
+
+/* The best scores of some rows, sorted downwards, and all of them where any row is bound by what
+ * is allowed. */
+typedef struct {
+    const float *best;  /* (rows, count) */
+    const int64_t *ids; /* (rows, count) */
+    const float *all;   /* (rows, size) */
+    int count, size;
+} ChoiceScores;
+
+/* The token of a row; -2 - token where it stands only if no watched one's score changes; -1 where
+ * the caller has to choose: a row that is to be left, scores that are not finite, nothing that is
+ * allowed, others that may tie with what is kept, and what draw_best leaves.  Scores that the
+ * caller has `changed` are drawn from as they are. */
+int64_t choose_token(const Kernels *kernels, const Choice *choice, const ChoiceScores *scores,
+                     size_t row, double uniform, int changed);
+
+#endif
