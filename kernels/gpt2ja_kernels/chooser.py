@@ -23,6 +23,10 @@ LEAVE, TAKE_BEST, DRAW = range(3)
 # limit: The part of all probability that a token and those behind it must exceed to be kept,
 #   below 0 for no such bound.
 # min_p: Least weight that is kept, of the best token's.
+# history, length: Written by `Chooser.follow`.
+# prompt: Tokens of the history that are the prompt's.
+# repetition, presence, frequency: Penalties; 1, 0 and 0 for none.
+# ngram: Tokens of an n-gram that may be there once; 0 for none.
 # allowed: Written by `Chooser.allow`.
 # watched: Tokens whose scores the caller may change; -1 for none, behind the others.
 # edge: The place of the last score that can be kept; the last of all must be below it. -1 where
@@ -34,6 +38,13 @@ CHOICE = np.dtype(
         ("top_k", np.int32),
         ("limit", np.float64),
         ("min_p", np.float64),
+        ("history", np.uintp),
+        ("length", np.int32),
+        ("prompt", np.int32),
+        ("repetition", np.float32),
+        ("presence", np.float32),
+        ("frequency", np.float32),
+        ("ngram", np.int32),
         ("allowed", np.uintp),
         ("watched", np.int64, WATCHED),
         ("edge", np.int32),
@@ -61,7 +72,9 @@ class Chooser:
         assert choices.dtype == CHOICE
         self._function = function
         self._choices = choices.copy()
-        self._choices["allowed"] = 0
+        self._choices["allowed"] = self._choices["history"] = self._choices["length"] = 0
+        self._lengths, self._starts = self._choices["length"], self._choices["history"]
+        self._histories: dict[int, NDArray[np.int64]] = {}
         self._vocab_size = vocab_size
         self._allowed: dict[int, NDArray[np.uint8]] = {}
         self._tokens = np.empty(len(choices), dtype=np.int64)
@@ -83,6 +96,19 @@ class Chooser:
             assert 8 * bits.size >= self._vocab_size
             self._allowed[row] = bits
             self._choices["allowed"][row] = bits.ctypes.data
+
+    def follow(self, row: int, history: NDArray[np.int64]) -> None:
+        """Say what a row's text holds, for its penalties.
+
+        Args:
+            row: Which row.
+            history: Token ids of prompt and text, shape (length,), contiguous.
+        """
+        assert history.dtype == np.int64
+        assert history.flags.c_contiguous
+        self._histories[row] = history
+        self._lengths[row] = len(history)
+        self._starts[row] = history.ctypes.data
 
     def __call__(
         self,

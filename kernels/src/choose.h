@@ -7,21 +7,23 @@
 
 #include "draw.h"
 #include "kernels.h"
+#include "penalties.h"
 
 enum { WATCHED = 8 };
 
-/* What is done with a row; the values are those of `CHOICE` in gpt2ja_kernels. */
+/* What is done with a row. The values are those of `CHOICE` in gpt2ja_kernels. */
 typedef enum { LEAVE, TAKE_BEST, DRAW } ChoiceKind;
 
 /* How a row's token is chosen. */
 typedef struct {
     Cut cut;
+    Penalties penalties;
     const uint8_t *allowed;   /* a bit for each token that may follow, as in `best`; null for all */
     int64_t watched[WATCHED]; /* tokens whose scores the caller may change; -1 behind the last */
     int32_t edge; /* the place of the last score that can be kept, -1 where none is outside */
     int32_t kind; /* a ChoiceKind */
 } Choice;
-_Static_assert(sizeof(Choice) == 104, "CHOICE in gpt2ja_kernels has this size");
+_Static_assert(sizeof(Choice) == 136, "CHOICE in gpt2ja_kernels has this size");
 
 /* The best scores of some rows, sorted downwards, and all of them where any row is bound by what
  * is allowed. */

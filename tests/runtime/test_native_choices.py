@@ -107,10 +107,19 @@ def form_of(allowed: np.ndarray, eos: tuple[int, ...] = ()) -> Constraint:
     st.sampled_from([0, 1, 5, 50, 63]),
     st.sampled_from([0.0, 0.001, 0.01, 0.5, 1.0]),
     st.sampled_from([0, 1, 9]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "repetition_penalty": st.sampled_from([1.2, 5.0]),
+            "presence_penalty": st.just(0.5),
+            "frequency_penalty": st.sampled_from([0.3, 1.5]),
+            "no_repeat_ngram_size": st.sampled_from([1, 2, 3, 40]),
+        },
+    ),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_tokens_are_the_same_without_native_operators(
-    seed: int, top_k: int, share: float, min_new_tokens: int
+    seed: int, top_k: int, share: float, min_new_tokens: int, penalties: dict[str, Any]
 ) -> None:
     """Rows with a form and without, too short ones, a broken one, and one of odd settings."""
     native = load_kernels()
@@ -122,8 +131,10 @@ def test_tokens_are_the_same_without_native_operators(
     logits[4, :], best[4, :] = np.nan, np.nan
     eos = tuple(ids[0, [0, 3]].tolist())
     config = GenerationConfig(
-        do_sample=seed % 3 > 0, top_k=top_k, top_p=0.9, min_new_tokens=min_new_tokens
+        do_sample=seed % 3 > 0, top_k=top_k, top_p=0.9, min_new_tokens=min_new_tokens, **penalties
     )
+    # Of few tokens, so that they and their n-grams come again.
+    histories = random.choice(ids[:4, :6].ravel(), (6, int(random.integers(2, 40))))
     odd = dataclasses.replace(config, typical_p=0.8, repetition_penalty=1.3)
     forms = [random.random(size) < share for _ in range(6)]
     drawn = []
@@ -133,9 +144,9 @@ def test_tokens_are_the_same_without_native_operators(
                 odd if row == 5 else config,
                 eos,
                 np.random.default_rng(seed),
-                np.array([1, 2]),
+                histories[row],
                 1,
-                9,
+                99,
                 None if row in (0, 2, 5) else form_of(forms[row], eos),
             )
             for row in range(6)
@@ -175,7 +186,13 @@ def test_few_rows_are_left_to_numpy() -> None:
     assert left(with_form) < 4
     # Of those that are too short only the ones that could end.
     assert left(functools.partial(plain, min_new_tokens=2)) == (ids == 7).any(axis=1).sum() > 0
-    for changes in ({"top_k": 0}, {"top_k": 64}, {"typical_p": 0.9}, {"repetition_penalty": 1.1}):
+    for changes in (
+        {"repetition_penalty": 1.3}, {"presence_penalty": 2.0}, {"no_repeat_ngram_size": 2},
+    ):  # fmt: skip
+        assert left(functools.partial(plain, **changes)) < 4
+    for changes in (
+        {"top_k": 0}, {"top_k": 64}, {"typical_p": 0.9}, {"repetition_penalty": 0.9},
+    ):  # fmt: skip
         assert left(functools.partial(plain, **changes)) == rows
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2ja_onnx.sampling.nucleus import fits
+from gpt2ja_onnx.sampling.processors import watched_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from gpt2ja_onnx.sampling.state import SamplerState
 
 # Tokens of a row that are looked for among the candidates; more are taken to be there.
-MOST_WATCHED = 8
+_MOST_WATCHED = 8
 
 
 class Candidates:
@@ -30,8 +31,6 @@ class Candidates:
         count: Candidates of a row.
         complete: Whether the candidates are the whole vocabulary.
         unbounded: Rows that keep as many tokens as it takes, of all.
-        processed: Rows with processors that any token's score may change by.
-        watched: Of the other rows the tokens whose scores may fall, by row.
         edge: The place of the last candidate of each row that can be kept, shape (rows,): that of
             the last one where there is no bound.
     """
@@ -43,16 +42,15 @@ class Candidates:
         self.unbounded: list[int] = []
         if not self.complete:
             self.unbounded = [row for row, state in enumerate(states) if fits(state.config)]
-        self.processed: list[int] = []
-        self.watched: dict[int, tuple[int, ...]] = {}
+        self._processed: list[int] = []  # rows with processors that any token may fall to
+        watched: list[tuple[int, int]] = []  # of others rows and tokens whose scores may fall
         for row, state in enumerate(states):
-            tokens = state.processed_tokens
-            if tokens is None or len(tokens) > MOST_WATCHED:
-                self.processed.append(row)
-            elif tokens:
-                self.watched[row] = tokens
-        pairs = [(row, token) for row, tokens in self.watched.items() for token in tokens]
-        self._watching = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+            tokens = watched_tokens(state.processors)
+            if tokens is None or len(tokens) > _MOST_WATCHED:
+                self._processed.append(row)
+            else:
+                watched += [(row, token) for token in tokens]
+        self._watching = np.array(watched, dtype=np.int64).reshape(-1, 2)
         self._constrained = [row for row, s in enumerate(states) if s.constraint is not None]
         self._rows = np.arange(len(states))
         kept = np.array([state.kept_at_most for state in states], dtype=np.int64)
@@ -65,7 +63,7 @@ class Candidates:
             scores: The candidates, shape (rows, count).
             ids: Their token ids, shape (rows, count).
         """
-        rows = {row for row in self.processed if self._states[row].active}
+        rows = {row for row in self._processed if self._states[row].active}
         rows.update(self._constrained)
         if len(self._watching):
             watchers, tokens = self._watching.T

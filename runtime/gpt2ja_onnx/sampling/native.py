@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_kernels.chooser import CHOICE, DRAW, LEAVE, TAKE_BEST
+from gpt2ja_kernels.chooser import CHOICE, DRAW, LEAVE, TAKE_BEST, WATCHED
 from gpt2ja_onnx.errors import GenerationError
+from gpt2ja_onnx.sampling.processors import (
+    CountPenalties,
+    NoRepeatNgrams,
+    RepetitionPenalty,
+    watched_tokens,
+)
 from gpt2ja_onnx.sampling.warpers import COLDEST, Rows, cuts_alone
 
 if TYPE_CHECKING:
@@ -16,8 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2ja_kernels import Kernels
+    from gpt2ja_onnx.constraints.constraint import Constraint
     from gpt2ja_onnx.device.base import Floats, Ids, Scores
     from gpt2ja_onnx.sampling.candidates import Candidates
+    from gpt2ja_onnx.sampling.processors import Processor
     from gpt2ja_onnx.sampling.state import SamplerState
 
 # A row that is left to numpy.
@@ -41,12 +49,6 @@ class NativeChoices:
         candidates: Candidates,
         vocab_size: int,
     ) -> None:
-        self._states = states
-        self._constraints = {
-            row: state.constraint
-            for row, state in enumerate(states)
-            if state.constraint is not None and row not in candidates.processed
-        }
         rows = Rows([state.config for state in states], np.ones(len(states), dtype=np.int64))
         draws = rows.column("do_sample")[:, 0] > 0
         top_p, most = rows.column("top_p")[:, 0], np.iinfo(np.int32).max
@@ -59,10 +61,23 @@ class NativeChoices:
         choices["limit"] = np.where(top_p < 1, 1 - top_p, -1)
         choices["min_p"] = rows.column("min_p")[:, 0]
         choices["edge"] = -1 if candidates.complete else candidates.edge
-        choices["edge"][candidates.processed] = candidates.count - 1  # which leaves them to numpy
-        choices["watched"] = -1
-        for row, tokens in candidates.watched.items():
+        choices["repetition"], choices["watched"] = 1, -1
+        self._states = states
+        self._penalised: list[int] = []
+        self._others: list[list[Processor]] = []  # of each row, which numpy alone knows
+        self._constraints: dict[int, Constraint] = {}
+        for row, state in enumerate(states):
+            others = [kind for kind in state.processors if not _set_penalty(choices[row], kind)]
+            self._others.append(others)
+            tokens = watched_tokens(others)
+            if tokens is None or len(tokens) > WATCHED:
+                choices["edge"][row] = candidates.count - 1  # which leaves it to numpy
+                continue
             choices["watched"][row, : len(tokens)] = tokens
+            if len(others) < len(state.processors):
+                self._penalised.append(row)
+            if state.constraint is not None:
+                self._constraints[row] = state.constraint
         self._chooser = native.chooser(choices, vocab_size)
 
     def choose(self, scores: Scores, uniform: NDArray[np.float64]) -> list[int]:
@@ -76,6 +91,8 @@ class NativeChoices:
             A token a row, or `LEFT`.
         """
         failed = []
+        for row in self._penalised:
+            self._chooser.follow(row, self._states[row].history)
         for row, constraint in self._constraints.items():
             try:
                 self._chooser.allow(row, constraint.mask())
@@ -85,7 +102,9 @@ class NativeChoices:
         tokens = self._chooser(scores.candidates, scores.ids, uniform, every)
         for row, token in enumerate(tokens):
             if token < LEFT:
-                tokens[row] = LEFT if self._states[row].processed else -2 - token
+                history = self._states[row].history
+                changed = any(processor.active(history) for processor in self._others[row])
+                tokens[row] = LEFT if changed else -2 - token
         for row in failed:
             tokens[row] = LEFT
         return tokens
@@ -102,3 +121,19 @@ class NativeChoices:
             A token a row, or `LEFT`.
         """
         return self._chooser(scores, ids, uniform, changed=True)
+
+
+def _set_penalty(choice: np.void, processor: Processor) -> bool:
+    """Let native operators do what a processor does; whether they can."""
+    if not processor.lowers_only:
+        return False
+    if isinstance(processor, RepetitionPenalty):
+        choice["repetition"] = processor.penalty
+    elif isinstance(processor, CountPenalties):
+        choice["presence"], choice["frequency"] = processor.presence, processor.frequency
+        choice["prompt"] = processor.prompt
+    elif isinstance(processor, NoRepeatNgrams):
+        choice["ngram"] = min(processor.size, np.iinfo(np.int32).max)
+    else:
+        return False
+    return True

@@ -14,6 +14,8 @@ import numpy as np
 from gpt2ja_onnx.errors import GenerationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gpt2ja_onnx.device.base import Floats, Ids
     from gpt2ja_onnx.settings.config import GenerationConfig
     from gpt2ja_onnx.settings.kinds import LogitsProcessor
@@ -123,10 +125,13 @@ class RepetitionPenalty:
     """Divides positive and multiplies negative scores of what was there before.
 
     Keskar et al., 2019, "CTRL".
+
+    Attributes:
+        penalty: What by.
     """
 
     def __init__(self, penalty: float) -> None:
-        self._penalty = np.float32(penalty)
+        self.penalty = np.float32(penalty)
         self.lowers_only = penalty >= 1
         self.tokens: tuple[int, ...] | None = None
 
@@ -143,19 +148,23 @@ class RepetitionPenalty:
         """See `Processor`."""
         seen = np.isin(ids, history)
         held = scores[seen]
-        scores[seen] = np.where(held < 0, held * self._penalty, held / self._penalty)
+        scores[seen] = np.where(held < 0, held * self.penalty, held / self.penalty)
 
 
 class CountPenalties:
     """Subtracts for tokens that the text holds, once and for each time: OpenAI's definition.
 
     score − count × frequency_penalty − (count > 0) × presence_penalty; the prompt does not count.
+
+    Attributes:
+        presence, frequency: The penalties.
+        prompt: Tokens of the prompt.
     """
 
     def __init__(self, presence: float, frequency: float, prompt: int) -> None:
-        self._presence = np.float32(presence)
-        self._frequency = np.float32(frequency)
-        self._prompt = prompt
+        self.presence = np.float32(presence)
+        self.frequency = np.float32(frequency)
+        self.prompt = prompt
         self.lowers_only = presence >= 0 and frequency >= 0
         self.tokens: tuple[int, ...] | None = None
 
@@ -167,26 +176,30 @@ class CountPenalties:
 
     def active(self, history: Ids) -> bool:
         """See `Processor`."""
-        return len(history) > self._prompt
+        return len(history) > self.prompt
 
     def __call__(self, history: Ids, scores: Floats, ids: Ids) -> None:
         """See `Processor`."""
-        tokens, counts = np.unique(history[self._prompt :], return_counts=True)
+        tokens, counts = np.unique(history[self.prompt :], return_counts=True)
         places = np.searchsorted(tokens, ids)
         places[places == len(tokens)] = 0
         held = tokens[places] == ids
         count = counts[places[held]].astype(np.float32)
-        scores[held] -= count * self._frequency + self._presence
+        scores[held] -= count * self.frequency + self.presence
 
 
 class NoRepeatNgrams:
-    """Bans what would repeat an n-gram of the history."""
+    """Bans what would repeat an n-gram of the history.
+
+    Attributes:
+        size: Tokens of an n-gram.
+    """
 
     lowers_only = True
     tokens: tuple[int, ...] | None = None
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
 
     @classmethod
     def of(cls, config: GenerationConfig, lengths: Lengths) -> Self | None:
@@ -195,12 +208,12 @@ class NoRepeatNgrams:
 
     def active(self, history: Ids) -> bool:
         """See `Processor`."""
-        return len(history) >= self._size
+        return len(history) >= self.size
 
     def __call__(self, history: Ids, scores: Floats, ids: Ids) -> None:
         """See `Processor`."""
-        windows = np.lib.stride_tricks.sliding_window_view(history, self._size)
-        last = history[len(history) - self._size + 1 :]
+        windows = np.lib.stride_tricks.sliding_window_view(history, self.size)
+        last = history[len(history) - self.size + 1 :]
         matches = (windows[:, :-1] == last).all(axis=1)
         _ban(scores, ids, windows[matches, -1])
 
@@ -397,6 +410,16 @@ def make_processors(
     lengths = Lengths(eos, prompt_length, max_length)
     made = [kind.of(config, lengths) for kind in PROCESSORS]
     return [processor for processor in made if processor is not None]
+
+
+def watched_tokens(processors: Iterable[Processor]) -> tuple[int, ...] | None:
+    """The only tokens whose scores some processors may lower; None for any, or if one raises."""
+    tokens: set[int] = set()
+    for processor in processors:
+        if processor.tokens is None or not processor.lowers_only:
+            return None
+        tokens.update(processor.tokens)
+    return tuple(tokens)
 
 
 def _ends_with(history: Ids, ids: Ids) -> bool:

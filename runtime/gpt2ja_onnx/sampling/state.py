@@ -69,19 +69,6 @@ class SamplerState:
         """Whether a processor would change any score in this step."""
         return any(processor.active(self.history) for processor in self.processors)
 
-    @property
-    def processed_tokens(self) -> tuple[int, ...] | None:
-        """The only tokens whose scores any processor may lower; None for any, or if one raises.
-
-        Those that the constraint leaves out are not among them.
-        """
-        tokens: set[int] = set()
-        for processor in self.processors:
-            if processor.tokens is None or not processor.lowers_only:
-                return None
-            tokens.update(processor.tokens)
-        return tuple(tokens)
-
     def possible_tokens(self, vocab_size: int) -> Ids:
         """All tokens, or the only ones that the constraint leaves, where no score rises."""
         if self.constraint is None or not all(kind.lowers_only for kind in self.processors):
