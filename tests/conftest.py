@@ -120,12 +120,13 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
     Of the int8 one, layer 1 keeps keys and values in 16 bits, and its last product takes 16.
     """
-    from gpt2ja_export import calibration
+    from gpt2ja_export import choose_bits
+    from gpt2ja_export.rounding_costs import Costs
 
     directory = tmp_path_factory.mktemp("bundles")
-    costs = calibration.Costs({(1, "mlp.c_proj"): 1.0}, {0: 0.0, 1: 1.0})
+    costs = Costs({(1, "mlp.c_proj"): 1.0}, {0: 0.0, 1: 1.0})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "rounding_costs", lambda *_: costs)
+        patch.setattr(choose_bits, "rounding_costs", lambda *_: costs)
         for precision in ("fp32", "int8"):
             # int8 on random weights can miss the perplexity limit, which is about trained ones.
             settings = ExportSettings(precision=precision, verify=precision == "fp32")

@@ -8,25 +8,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from gpt2ja_export.calibration import PRODUCTS
 from gpt2ja_export.graph_editor import MICROSOFT, GraphEditor, constant
-from gpt2ja_export.rounding import INT4_BLOCK, LOW_STEPS, int4_blocks, int8_columns, int8_rows
+from gpt2ja_export.rounding import INT4_BLOCK, LOW_STEPS, int8_columns, int8_rows
 from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from gpt2ja_export.calibration import Calibration, Product
+    from gpt2ja_export.calibration import Place
+    from gpt2ja_export.choose_bits import Bits
+    from gpt2ja_export.rounding import Int4
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 _ZERO_POINT = 128  # activations are uint8 around 128: the int8 × int8 kernel is many times slower
 
 
 def convert_precision(
-    model: ir.Model, shape: ModelShape, precision: Precision, calibration: Calibration | None
+    model: ir.Model,
+    shape: ModelShape,
+    precision: Precision,
+    bits: Bits | None,
+    grams: Mapping[Place, Tensor],
 ) -> dict[str, Any]:
     """Rewrite the fused fp32 graph `model` in place to `precision`.
 
@@ -34,7 +40,8 @@ def convert_precision(
         model: The graph.
         shape: Its shape.
         precision: What to convert to.
-        calibration: Of its products, for int8 and int4.
+        bits: What int8 and int4 take more bits for.
+        grams: From `input_grams`, for int8 and int4.
 
     Returns:
         What was done, for the manifest.
@@ -47,23 +54,23 @@ def convert_precision(
     if precision in ("fp16", "bf16"):
         _to_half(model, ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.BFLOAT16)
         return {"kept_in_fp32": ["logits"]}
-    assert calibration is not None
-    quantizer = _Quantizer(model, shape, calibration)
+    assert bits is not None
+    quantizer = _Quantizer(model, shape)
     quantizer.quantize_head()
+    quantizer.quantize_layers(bits, grams)
+    method: dict[str, Any]
     if precision == "int8":
-        quantizer.quantize_layers_int8()
-        method = {
-            "weights": "int8 per output column, by GPTQ",
-            "activations": "uint8 per row",
-            "activations_16_bits": [f"h.{layer}.{name}" for layer, name in quantizer.wide],
-        }
+        method = {"weights": "int8 per output column, by GPTQ", "activations": "uint8 per row"}
     else:
-        quantizer.quantize_layers_int4()
         method = {
             "weights": f"int4 in blocks of {INT4_BLOCK}, by GPTQ",
+            "weights_8_bits": bits.places("int8_a16"),
             "activations": "int8 in blocks",
         }
-    method["embedding_and_head"] = "int8 per row"
+    method |= {
+        "activations_16_bits": bits.places("int8_a16"),
+        "embedding_and_head": "int8 per row",
+    }
     quantizer.check()
     return method | {"products": quantizer.products}
 
@@ -77,16 +84,10 @@ class _Scaled:
 
 
 class _Quantizer(GraphEditor):
-    def __init__(self, model: ir.Model, shape: ModelShape, calibration: Calibration) -> None:
+    def __init__(self, model: ir.Model, shape: ModelShape) -> None:
         super().__init__(model.graph)
         self.shape = shape
-        self.calibration = calibration
         self.products = 0
-
-    @property
-    def wide(self) -> list[tuple[int, Product]]:
-        """The products with activations of 16 bits, in the order of the graph."""
-        return [place for place in self.calibration.grams if place in self.calibration.wide]
 
     def check(self) -> None:
         expected = 4 * self.shape.layers + 1
@@ -112,37 +113,41 @@ class _Quantizer(GraphEditor):
             matrix, scales = self._store_rows("head", constant(head.inputs[1]).T)
         self._quantize_product(head, matrix, scales, transposed=True)
 
-    def quantize_layers_int8(self) -> None:
-        """Weights int8 per output column, activations uint8, once or twice, with a scale a row.
+    def quantize_layers(self, bits: Bits, grams: Mapping[Place, Tensor]) -> None:
+        """The layers' products, each in its form."""
+        nodes = [node for node in self.nodes("MatMul") if node is not self._head()]
+        for node, (place, form) in zip(nodes, bits.forms.items(), strict=True):
+            weight = node.inputs[1]
+            assert weight is not None
+            if form == "int4":
+                self._quantize_int4(node, weight.name, bits.int4[place])
+                continue
+            # A row's scale is its own and integer sums are exact, so a row's result does not
+            # depend on the rest of the batch.
+            matrix, scales = int8_columns(constant(weight), grams[place])
+            stored = (
+                self.store(f"{weight.name}.int8", matrix),
+                self.store(f"{weight.name}.scale", scales),
+            )
+            self._quantize_product(node, *stored, transposed=False, wide=form == "int8_a16")
 
-        A row's scale is its own and integer sums are exact, so a row's result does not depend on
-        the rest of the batch.
-        """
-        for node, place, name, weight in self._layer_products():
-            matrix, scales = int8_columns(weight, self.calibration.grams[place])
-            stored = self.store(f"{name}.int8", matrix), self.store(f"{name}.scale", scales)
-            wide = place in self.calibration.wide
-            self._quantize_product(node, *stored, transposed=False, wide=wide)
-
-    def quantize_layers_int4(self) -> None:
-        """Weights int4 in blocks along the input, each with its own scale and zero point."""
-        for node, place, name, weight in self._layer_products():
-            packed, scales, zero_points = int4_blocks(weight, self.calibration.grams[place])
-            inputs = [
-                node.inputs[0],
-                self.store(f"{name}.int4", packed),
-                self.store(f"{name}.scale", scales),
-                self.store(f"{name}.zero", zero_points),
-            ]
-            attributes = [
-                ir.AttrInt64("K", weight.shape[0]),
-                ir.AttrInt64("N", weight.shape[1]),
-                ir.AttrInt64("bits", 4),
-                ir.AttrInt64("block_size", INT4_BLOCK),
-                ir.AttrInt64("accuracy_level", 4),  # int8 activations; the default is fp32
-            ]
-            product = self.insert(node, "MatMulNBits", inputs, attributes, MICROSOFT)
-            self._finish(node, product)
+    def _quantize_int4(self, node: ir.Node, name: str | None, weight: Int4) -> None:
+        outputs, blocks, _ = weight.packed.shape
+        inputs = [
+            node.inputs[0],
+            self.store(f"{name}.int4", weight.packed),
+            self.store(f"{name}.scale", weight.scales),
+            self.store(f"{name}.zero", weight.zero_points),
+        ]
+        attributes = [
+            ir.AttrInt64("K", blocks * INT4_BLOCK),
+            ir.AttrInt64("N", outputs),
+            ir.AttrInt64("bits", 4),
+            ir.AttrInt64("block_size", INT4_BLOCK),
+            ir.AttrInt64("accuracy_level", 4),  # int8 activations; the default is fp32
+        ]
+        product = self.insert(node, "MatMulNBits", inputs, attributes, MICROSOFT)
+        self._finish(node, product)
 
     # --- pieces ---
 
@@ -150,17 +155,6 @@ class _Quantizer(GraphEditor):
         node = self.output(names.LOGITS).producer()
         assert node is not None
         return node
-
-    def _layer_products(
-        self,
-    ) -> Iterator[tuple[ir.Node, tuple[int, Product], str | None, NDArray[np.float32]]]:
-        """Yield the products of the layers, each with its place, its weight's name and values."""
-        nodes = [node for node in self.nodes("MatMul") if node is not self._head()]
-        for index, node in enumerate(nodes):
-            layer, number = divmod(index, len(PRODUCTS))
-            weight = node.inputs[1]
-            assert weight is not None
-            yield node, (layer, PRODUCTS[number]), weight.name, constant(weight)
 
     def _quantize_lookup(self, lookup: ir.Node, matrix: ir.Value, scales: ir.Value) -> None:
         ids = lookup.inputs[1]

@@ -45,8 +45,9 @@ class Limits:
 #     fp32    1.2e-4   6.0e-5  0       1       1      2.2e-8   2.9e-5
 #     fp16    2.2e-2   9.8e-3  1.6e-3  1       0.999  2.0e-6   7.2e-3
 #     int8    0.91     0.050   0       0.03    0.943  2.2e-3   0.39
-#     int4    1.8      0.099   0.23    0       0.731  3.4e-2   2.7
+#     int4    1.4      0.099   0.23    0       0.889  1.0e-2   0.82
 #
+# Rows of int4 depend on their batch on some processors only, and then cached differs too.
 # Weights trained for long with Muon make the most of a rounding: the demo model of 50 million
 # tokens has the largest figures of fp32 and fp16.
 #
@@ -58,7 +59,7 @@ LIMITS: dict[Precision, Limits] = {
     "fp16": Limits(math.inf, 0.5, 0.5, 0, 0.98, 1e-3, 0.1),
     "bf16": Limits(math.inf, 4, 4, 0, 0.9, 0.01, 0.5),
     "int8": Limits(math.inf, 1, 0, 0, 0.85, 0.02, 1),
-    "int4": Limits(math.inf, 2, 2, 0, 0.5, 0.1, 4),
+    "int4": Limits(math.inf, 2, 2, 0, 0.5, 0.03, 2),
 }
 _AT_LEAST = ("greedy_agreement", "top_agreement")
 

@@ -18,22 +18,22 @@ from gpt2ja_onnx.bundle import names
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from gpt2ja_export.calibration import Product
-    from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
+    from gpt2ja_export.calibration import Place, Product
+    from gpt2ja_export.choose_bits import Form
+    from gpt2ja_onnx.bundle.manifest import ModelShape
 
 
 def outline_operators(
-    model: ir.Model, shape: ModelShape, precision: Precision, wide: Iterable[Product]
+    model: ir.Model, shape: ModelShape, forms: Mapping[Place, Form]
 ) -> dict[str, int]:
     """Replace the nodes of the quantised graph `model` by calls of functions, in place.
 
     Args:
         model: A fused graph with an int8 cache, and weights in int8 or int4.
         shape: Of the model; it says how many calls there must be.
-        precision: Of its layers' weights.
-        wide: The products whose activations take 16 bits.
+        forms: Of each product.
 
     Returns:
         How often each function is called.
@@ -47,10 +47,7 @@ def outline_operators(
     of_two_bytes = len(shape.cache_16_bits)
     expected = {"Embed": 1, "NormHead": 1, "Candidates": 1}
     expected |= {"Attention": layers - of_two_bytes, "AttentionKV16": of_two_bytes}
-    suffix = "Int4" if precision == "int4" else ""
-    of_16_bits = Counter(_LINEARS[name] for name in wide)
-    for name, count in Counter([*_LINEARS.values()] * layers).items():
-        expected |= {f"{name}{suffix}": count - of_16_bits[name], f"{name}A16": of_16_bits[name]}
+    expected |= Counter(_LINEARS[name] + _SUFFIXES[form] for (_, name), form in forms.items())
     expected = {name: count for name, count in expected.items() if count}
     if outliner.counts != expected:
         raise ExportError(f"operators {dict(outliner.counts)} were found, expected {expected}")
@@ -65,6 +62,7 @@ _LINEARS: dict[Product, str] = {
     "mlp.c_fc": "NormLinearGelu",
     "mlp.c_proj": "LinearResidual",
 }
+_SUFFIXES: dict[Form, str] = {"int8": "", "int8_a16": "A16", "int4": "Int4"}
 
 
 class _Outliner(GraphEditor):

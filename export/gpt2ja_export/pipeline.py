@@ -41,8 +41,11 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
+    from torch import Tensor
     from transformers import GPT2LMHeadModel
 
+    from gpt2ja_export.calibration import Place
+    from gpt2ja_export.choose_bits import Bits
     from gpt2ja_onnx.device.cpu.native import KernelChoice
     from gpt2ja_onnx.text.tokenizer import Tokenizer
 
@@ -243,13 +246,8 @@ def _write_fused(
     from onnx_ir.passes import common
 
     from gpt2ja_export.cache_move_graph import cache_move_graph
-    from gpt2ja_export.calibration import (
-        Calibration,
-        Wide,
-        choose_wide,
-        cut_to_windows,
-        input_grams,
-    )
+    from gpt2ja_export.calibration import cut_to_windows, input_grams
+    from gpt2ja_export.choose_bits import bits_of_int4, bits_of_int8
     from gpt2ja_export.convert_precision import convert_precision
     from gpt2ja_export.equalize import equalize, even_weights
     from gpt2ja_export.fuse import fuse
@@ -258,16 +256,16 @@ def _write_fused(
     windows = cut_to_windows(calibration_ids, shape.context)
     room = cache_room(len(calibration_ids))
     scales: list[tuple[float, float]] = []
-    wide, calibration = Wide(), None
+    bits: Bits | None = None
+    grams: dict[Place, Tensor] = {}
     if shape.cache_dtype == "int8":
         report("equalizing")
         equal = equalize(model, windows)
         model = equal.model
         scales = cache_scales(equal.value_ranges, room)
         if settings.precision == "int8":
-            wide = choose_wide(model, windows, scales)
-            even_weights(model, wide.activations)
-        shape = replace(shape, cache_16_bits=[*wide.caches])
+            bits = bits_of_int8(model, windows, scales)
+            even_weights(model, [p for p, form in bits.forms.items() if form == "int8_a16"])
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".plain.") as plain:
         report("exporting with Optimum")
         export_plain(model, Path(plain))
@@ -278,14 +276,15 @@ def _write_fused(
         quantization: dict[str, Any] = {}
         if shape.cache_dtype == "int8":
             # Half a gigabyte at the published size, so not before Optimum's export.
-            calibration = Calibration(input_grams(model, windows), wide.activations)
+            grams = input_grams(model, windows)
+            bits = bits or bits_of_int4(model, windows, scales, grams)
+            shape = replace(shape, cache_16_bits=[*bits.caches])
             quantize_cache(graph, shape, scales)
             quantization |= {"cache": "int8 per layer, keys of equal range", "cache_room": room}
-            quantization["cache_16_bits"] = [f"h.{layer}" for layer in shape.cache_16_bits]
-        quantization |= convert_precision(graph, shape, settings.precision, calibration)
-        if calibration is not None:
-            products = [name for _, name in wide.activations]
-            quantization[OPERATORS] = outline_operators(graph, shape, settings.precision, products)
+            quantization["cache_16_bits"] = [f"h.{layer}" for layer in bits.caches]
+        quantization |= convert_precision(graph, shape, settings.precision, bits, grams)
+        if bits is not None:
+            quantization[OPERATORS] = outline_operators(graph, shape, bits.forms)
         common.RemoveUnusedNodesPass()(graph)
         graph.graph.name = "gpt2ja_onnx"
         report("writing")

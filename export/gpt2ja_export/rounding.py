@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -56,17 +56,36 @@ def int8_columns(
     return whole.numpy(), scales.numpy()
 
 
-def int4_blocks(
-    weight: NDArray[np.float32], gram: Tensor
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Asymmetric 4-bit blocks in MatMulNBits' layout, by GPTQ.
+class Int4(NamedTuple):
+    """Weights in asymmetric 4-bit blocks along the inputs, as MatMulNBits has them.
+
+    Attributes:
+        packed: Two values a byte, the even input's low, shape (outputs, blocks, block / 2).
+        scales: Shape (outputs, blocks).
+        zero_points: Likewise packed, shape (outputs, blocks / 2) rounded up.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.uint8]
+
+    def restored(self) -> Tensor:
+        """The weights that these stand for, float32, shape (inputs, outputs)."""
+        values = torch.from_numpy(_unpacked(self.packed)).float()
+        zeros = torch.from_numpy(_unpacked(self.zero_points)[:, : values.shape[1]]).float()
+        scales = torch.from_numpy(self.scales)
+        return ((values - zeros[..., None]) * scales[..., None]).flatten(1).T
+
+
+def int4_blocks(weight: NDArray[np.float32], gram: Tensor) -> Int4:
+    """Whole numbers of 4 bits with a scale and a zero point a block, by GPTQ.
 
     Args:
         weight: Shape (inputs, outputs); inputs a multiple of the block.
         gram: As `int8_columns` takes it.
 
-    Returns:
-        Packed values (outputs, blocks, block / 2), scales (outputs × blocks), packed zero points.
+    Raises:
+        ExportError: The inputs are no multiple of the block.
     """
     inputs, outputs = weight.shape
     if inputs % INT4_BLOCK:
@@ -94,7 +113,12 @@ def int4_blocks(
     if points.shape[1] % 2:
         points = np.pad(points, ((0, 0), (0, 1)))
     packed_points = points[:, 0::2] | (points[:, 1::2] << np.uint8(4))
-    return packed, torch.stack(all_scales, dim=1).numpy(), packed_points
+    return Int4(packed, torch.stack(all_scales, dim=1).numpy(), packed_points)
+
+
+def _unpacked(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Both halves of each byte, the low one first, along the last axis."""
+    return np.stack([nibbles & 15, nibbles >> 4], axis=-1).reshape(*nibbles.shape[:-1], -1)
 
 
 def _int8_scales(matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpt2ja_export.calibration import Calibration
-    from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
-
 
 def test_the_manifest_counts_the_calls(bundles: dict[str, Path]) -> None:
     model = onnx.load(bundles["int8"] / names.MODEL_FILE, load_external_data=False)
@@ -69,10 +66,8 @@ def test_a_group_that_is_not_found_fails_the_export(
     change: Callable[[GraphEditor], None],
     message: str,
 ) -> None:
-    def convert_and_break(
-        model: ir.Model, shape: ModelShape, precision: Precision, calibration: Calibration
-    ) -> dict[str, Any]:
-        found = convert_precision(model, shape, precision, calibration)
+    def convert_and_break(model: ir.Model, *others: Any) -> dict[str, Any]:
+        found = convert_precision(model, *others)
         change(GraphEditor(model.graph))
         model.graph.sort()
         return found

@@ -52,7 +52,13 @@ def with_outliers(directory: Path, size: float) -> GPT2LMHeadModel:
 
 @pytest.mark.parametrize(
     ("precision", "limit", "bytes_a_number"),
-    [("fp32", 0, 4), ("int8", math.inf, 1), ("int8", -1, 2), ("int4", 0, 1)],
+    [
+        ("fp32", 0, 4),
+        ("int8", math.inf, 1),
+        ("int8", -1, 2),
+        ("int4", math.inf, 1),
+        ("int4", -1, 2),
+    ],
 )
 def test_a_cache_takes_a_quarter_or_half(
     make_checkpoint: Callable[..., Path],
@@ -62,7 +68,8 @@ def test_a_cache_takes_a_quarter_or_half(
     limit: float,
     bytes_a_number: int,
 ) -> None:
-    monkeypatch.setattr("gpt2ja_export.calibration._CACHE_LIMIT", limit)
+    for name in ("_CACHE_LIMIT", "_INT4_CACHE_LIMIT"):
+        monkeypatch.setattr(f"gpt2ja_export.choose_bits.{name}", limit)
     source = make_checkpoint(1, 64, 2)
     settings = ExportSettings(precision=precision, verify=False)
     manifest = export_bundle(str(source), tmp_path / "out", settings)

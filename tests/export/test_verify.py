@@ -22,10 +22,11 @@ from gpt2ja_onnx.device.base import HostLogits, Scores
 from gpt2ja_onnx.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from gpt2ja_export.calibration import Product
+    from gpt2ja_export.calibration import Place
+    from gpt2ja_export.choose_bits import Form
     from gpt2ja_onnx.bundle.manifest import ModelShape, Precision
 
 CANDIDATES = (names.CANDIDATE_SCORES, names.CANDIDATE_IDS)
@@ -133,9 +134,9 @@ def test_a_broken_graph_is_refused(
     messages: list[str],
 ) -> None:
     def outline_and_break(
-        model: ir.Model, shape: ModelShape, precision: Precision, wide: Iterable[Product]
+        model: ir.Model, shape: ModelShape, forms: Mapping[Place, Form]
     ) -> dict[str, int]:
-        found = outline_operators(model, shape, precision, wide)
+        found = outline_operators(model, shape, forms)
         change(GraphEditor(model.graph), shape)
         model.graph.sort()
         return found
