@@ -13,6 +13,12 @@
  * input 4 behind that: two groups of four inputs for one load.
  */
 
+/* Four halves of bytes, each to the low half of one. */
+INLINE uint32_t to_bytes(uint32_t halves) {
+    halves = (halves | halves << 8) & 0x00ff00ff;
+    return (halves | halves << 4) & 0x0f0f0f0f;
+}
+
 static void pack4(const Linear4 *linear, const uint8_t *weights, const float *scales,
                   const uint8_t *zeros) {
     size_t blocks = (size_t)linear->inputs / BLOCK4, zero_bytes = (blocks + 1) / 2;
@@ -27,11 +33,11 @@ static void pack4(const Linear4 *linear, const uint8_t *weights, const float *sc
                 memcpy(target + c * sizeof(float), scales + column * blocks + block, sizeof(float));
                 points[c] = zeros[column * zero_bytes + block / 2] >> 4 * (block % 2) & 15;
                 const uint8_t *source = weights + (column * blocks + block) * (BLOCK4 / 2);
-                for (size_t input = 0; input < BLOCK4; input++) {
-                    uint8_t weight = source[input / 2] >> 4 * (input % 2) & 15;
-                    size_t group = input / 4;
-                    packed[group / 2 * 64 + c * 4 + input % 4] |=
-                        (uint8_t)(weight << 4 * (group % 2));
+                for (size_t pair = 0; pair < 4; pair++) {
+                    uint32_t inputs;
+                    memcpy(&inputs, source + pair * 4, 4);
+                    inputs = to_bytes(inputs & 0xffff) | to_bytes(inputs >> 16) << 4;
+                    memcpy(packed + pair * 64 + c * 4, &inputs, 4);
                 }
             }
         }
