@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 # Tokens of a row that can be watched.
 WATCHED = 8
-# What is done with a row: it is left to the caller, the best is taken, or one is drawn.
-LEAVE, TAKE_BEST, DRAW = range(3)
+# What is done with a row: it is left to the caller, the best is taken, one is drawn from the best,
+# or from all by nucleus, without top_k.
+LEAVE, TAKE_BEST, DRAW, DRAW_FROM_ALL = range(4)
 # How a row's token is chosen; `Choice` in ``choose.h``.
 #
 # temperature: What scores are divided by.
@@ -31,7 +32,7 @@ LEAVE, TAKE_BEST, DRAW = range(3)
 # watched: Tokens whose scores the caller may change; -1 for none, behind the others.
 # edge: The place of the last score that can be kept; the last of all must be below it. -1 where
 #   there are no others than the best.
-# kind: One of the three above.
+# kind: One of the four above.
 CHOICE = np.dtype(
     [
         ("temperature", np.float32),
@@ -125,8 +126,8 @@ class Chooser:
             best: The best scores of each row, sorted downwards, shape (rows, n).
             ids: Their token ids, shape (rows, n).
             uniform: Numbers in [0, 1), shape (rows,).
-            scores: All scores, shape (rows, vocabulary); read where a row may not
-                choose among all tokens.
+            scores: All scores, shape (rows, vocabulary); needed where a row may not choose among
+                all tokens, or draws from all.
             changed: Whether the best scores are no longer the graph's: then nothing is looked at
                 but them.
 

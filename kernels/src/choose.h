@@ -1,4 +1,5 @@
-/* Choosing the next token of a row, from its best scores or from those that are allowed. */
+/* Choosing the next token of a row: from its best scores, from those that are allowed, or by
+ * nucleus from all. */
 #ifndef GPT2JA_CHOOSE_H
 #define GPT2JA_CHOOSE_H
 
@@ -12,7 +13,7 @@
 enum { WATCHED = 8 };
 
 /* What is done with a row. The values are those of `CHOICE` in gpt2ja_kernels. */
-typedef enum { LEAVE, TAKE_BEST, DRAW } ChoiceKind;
+typedef enum { LEAVE, TAKE_BEST, DRAW, DRAW_FROM_ALL } ChoiceKind;
 
 /* How a row's token is chosen. */
 typedef struct {
@@ -25,8 +26,7 @@ typedef struct {
 } Choice;
 _Static_assert(sizeof(Choice) == 136, "CHOICE in gpt2ja_kernels has this size");
 
-/* The best scores of some rows, sorted downwards, and all of them where any row is bound by what
- * is allowed. */
+/* The best scores of some rows, sorted downwards, and all of them where any row needs them. */
 typedef struct {
     const float *best;  /* (rows, count) */
     const int64_t *ids; /* (rows, count) */
@@ -34,11 +34,12 @@ typedef struct {
     int count, size;
 } ChoiceScores;
 
-/* The token of a row; -2 - token where it stands only if no watched one's score changes; -1 where
- * the caller has to choose: a row that is to be left, scores that are not finite, nothing that is
- * allowed, others that may tie with what is kept, and what draw_best leaves.  Scores that the
- * caller has `changed` are drawn from as they are. */
-int64_t choose_token(const Kernels *kernels, const Choice *choice, const ChoiceScores *scores,
-                     size_t row, double uniform, int changed);
+/* The tokens of some rows; -2 - token where it stands only if no watched one's score changes; -1
+ * where the caller has to choose: a row that is to be left, scores that are not finite, nothing
+ * that is allowed, others that may tie with what is kept, and what draw_best or draw_nucleus
+ * leaves.  Scores that the caller has `changed` are drawn from as they are. */
+void choose_tokens(const Kernels *kernels, const Choice *choices, size_t rows,
+                   const ChoiceScores *scores, const double *uniform, int changed,
+                   int64_t *tokens);
 
 #endif

@@ -11,8 +11,8 @@
  * together weigh too little. Their weights are added up in bins of 1/128 of a logarithm, and
  * nothing is sorted but the bins around the cut and around the drawn score.
  *
- * A decision that hangs on less than MARGIN of the sum is left to the caller: the order in which
- * floats are added must not choose a token.
+ * A token that hangs on less than MARGIN of the sum is left to the caller: the order in which
+ * floats are added must not choose it.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -113,32 +113,41 @@ static void take_upper(const float *scores, int size, float temperature, float l
     for (int i = 0; i < 16; i++) upper->cooled[count + i] = least;
 }
 
-/* What the nucleus weighs; NaN where the caller has to decide. */
-static double nucleus_weight(const Upper *upper, const double *sums, double total, double limit,
-                             double min_p, Member *members) {
-    double near = MARGIN * total, before = 0, until = (1 - limit) * total;
+/* What the nucleus weighs, at least and at most: where the cut hangs on rounding it may be before
+ * one of several scores. NaN where the caller has to decide. */
+typedef struct {
+    double least, most;
+} Kept;
+
+static Kept nucleus_weight(const Upper *upper, const double *sums, double total, double limit,
+                           double min_p, Member *members) {
+    const Kept unknown = {NAN, NAN};
+    double near = MARGIN * total, before = 0, until = (1 - limit) * total, least = NAN;
     int first = 1;
     for (int bin = 0; bin < BINS - 1; bin++) {
-        double least = exponential(splat(-(float)(bin + 1) / 128))[0]; /* below every weight */
-        if (before + sums[bin] < until - near && least > min_p) {
+        double lowest = exponential(splat(-(float)(bin + 1) / 128))[0]; /* below every weight */
+        if (before + sums[bin] < until - near && lowest > min_p) {
             first &= sums[bin] == 0;
             before += sums[bin];
             continue;
         }
         int count = members_of(upper, bin, members);
-        if (count < 0) return NAN;
+        if (count < 0) return unknown;
         for (int i = 0; i < count; i++, first = 0) {
             double weight = members[i].weight;
             if (!first) {
                 double from_limit = before - until, from_min_p = weight - min_p;
-                if (fabs(from_limit) <= near || fabs(from_min_p) <= MARGIN * min_p) return NAN;
-                if (from_limit > 0 || from_min_p < 0) return before;
+                int open = fabs(from_limit) <= near || fabs(from_min_p) <= MARGIN * min_p;
+                if (open && !(least <= before)) least = before;
+                if (!open && (from_limit > 0 || from_min_p < 0))
+                    return (Kept){least <= before ? least : before, before};
             }
             before += weight;
         }
     }
     /* What is left weighs less than e⁻¹⁵, or could not be kept: see take_upper. */
-    return before - until > near || min_p > 1e-6 ? before : NAN;
+    if (!(before - until > near || min_p > 1e-6)) return unknown;
+    return (Kept){least <= before ? least : before, before};
 }
 
 /* The index of the token; -1 where the caller has to decide, as where a score is NaN. `scratch`:
@@ -166,12 +175,14 @@ static int draw_nucleus(const float *scores, int size, float temperature, double
     }
 
     Member members[MEMBERS];
-    double kept = total, near = MARGIN * total, reached = 0;
+    Kept kept = {total, total};
     if (bounded) kept = nucleus_weight(&upper, sums, total, limit, min_p, members);
-    if (!(kept > 0)) return -1;
-    double wanted = uniform * kept;
+    if (!(kept.least > 0)) return -1;
+    /* One token is drawn whatever the nucleus weighs, or the caller has to decide. */
+    double near = MARGIN * total, reached = 0;
+    double from = uniform * kept.least - near, to = uniform * kept.most + near;
     for (int bin = 0; bin < BINS - 1; bin++) {
-        if (reached + sums[bin] < wanted - near) {
+        if (reached + sums[bin] < from) {
             reached += sums[bin];
             continue;
         }
@@ -179,8 +190,8 @@ static int draw_nucleus(const float *scores, int size, float temperature, double
         if (count < 0) return -1;
         for (int i = 0; i < count; i++) {
             reached += members[i].weight;
-            if (fabs(reached - wanted) <= near) return -1;
-            if (reached > wanted) return members[i].index;
+            if (reached > to) return members[i].index;
+            if (reached >= from) return -1;
         }
     }
     return -1;

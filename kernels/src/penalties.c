@@ -1,24 +1,28 @@
 /* Lowering scores by a text's history; see penalties.h.
  *
- * The tokens are put into a table, in which those of the history are looked up.
+ * Some tokens are put into a table, in which those of the history are looked up.
  */
 #include "penalties.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
-enum { SLOTS = 512, MOST = 256 };
+enum { SLOTS = 512 }; /* twice as many as tokens */
 
 typedef struct {
-    int16_t slots[SLOTS]; /* places, or -1 */
-    const int64_t *ids;
+    const int64_t *ids; /* null for all tokens */
+    int count;
+    int16_t slots[SLOTS]; /* places of the ids, or -1 */
 } Table;
 
 static int slot_of(int64_t token) { return (int)((uint32_t)token * 2654435761u >> 23); }
 
 static void fill(Table *table, const int64_t *ids, int count) {
-    memset(table->slots, -1, sizeof table->slots);
     table->ids = ids;
+    table->count = count;
+    if (ids == NULL) return;
+    memset(table->slots, -1, sizeof table->slots);
     for (int place = 0; place < count; place++) {
         int slot = slot_of(ids[place]);
         while (table->slots[slot] >= 0) slot = (slot + 1) % SLOTS;
@@ -27,7 +31,8 @@ static void fill(Table *table, const int64_t *ids, int count) {
 }
 
 /* The place of a token, or -1. */
-static int find(const Table *table, int64_t token) {
+static int64_t find(const Table *table, int64_t token) {
+    if (table->ids == NULL) return token < table->count ? token : -1;
     for (int slot = slot_of(token); table->slots[slot] >= 0; slot = (slot + 1) % SLOTS)
         if (table->ids[table->slots[slot]] == token) return table->slots[slot];
     return -1;
@@ -39,7 +44,7 @@ static void ban_ngrams(const Penalties *penalties, const Table *table, float *sc
     for (int start = 0; start + before < penalties->length; start++) {
         size_t bytes = (size_t)before * sizeof *history;
         if (memcmp(history + start, history + last, bytes) != 0) continue;
-        int place = find(table, history[start + before]);
+        int64_t place = find(table, history[start + before]);
         if (place >= 0) scores[place] = -INFINITY;
     }
 }
@@ -49,23 +54,27 @@ int has_penalties(const Penalties *penalties) {
            penalties->ngram > 0;
 }
 
-void apply_penalties(const Penalties *penalties, const int64_t *ids, int count, float *scores) {
+static float lowered(const Penalties *penalties, float score, int32_t generated) {
+    if (penalties->repetition != 1)
+        score = score < 0 ? score * penalties->repetition : score / penalties->repetition;
+    if (generated > 0) score -= (float)generated * penalties->frequency + penalties->presence;
+    return score;
+}
+
+void apply_penalties(const Penalties *penalties, const int64_t *ids, int count, float *scores,
+                     int32_t *counts) {
     Table table;
-    int seen[MOST] = {0}, generated[MOST] = {0};
     fill(&table, ids, count);
+    /* Twice how often a token was generated, and 1 where it was seen at all. */
     for (int i = 0; i < penalties->length; i++) {
-        int place = find(&table, penalties->history[i]);
-        if (place < 0) continue;
-        seen[place] = 1;
-        generated[place] += i >= penalties->prompt;
+        int64_t place = find(&table, penalties->history[i]);
+        if (place >= 0) counts[place] = (counts[place] | 1) + 2 * (i >= penalties->prompt);
     }
-    for (int place = 0; place < count; place++) {
-        float score = scores[place];
-        if (seen[place] && penalties->repetition != 1)
-            score = score < 0 ? score * penalties->repetition : score / penalties->repetition;
-        if (generated[place])
-            score -= (float)generated[place] * penalties->frequency + penalties->presence;
-        scores[place] = score;
+    for (int i = 0; i < penalties->length; i++) {
+        int64_t place = find(&table, penalties->history[i]);
+        if (place < 0 || counts[place] == 0) continue;
+        scores[place] = lowered(penalties, scores[place], counts[place] / 2);
+        counts[place] = 0;
     }
     if (penalties->ngram > 0 && penalties->length >= penalties->ngram)
         ban_ngrams(penalties, &table, scores);

@@ -22,7 +22,9 @@ typedef struct {
 /* Whether any of them can change a score. */
 int has_penalties(const Penalties *penalties);
 
-/* Lower the scores of `count` different tokens, at most 256. */
-void apply_penalties(const Penalties *penalties, const int64_t *ids, int count, float *scores);
+/* Lower the scores of `count` tokens. `ids` has theirs, at most 256 different ones; null where they
+ * are all of the vocabulary, in its order. `counts` has a zero for each, before and after. */
+void apply_penalties(const Penalties *penalties, const int64_t *ids, int count, float *scores,
+                     int32_t *counts);
 
 #endif

@@ -56,8 +56,7 @@ EXPORT void gpt2ja_choose(const Choice *choices, size_t rows, const float *best,
                           const int64_t *ids, int count, const float *all, int size,
                           const double *uniform, int64_t *tokens, int changed) {
     ChoiceScores scores = {best, ids, all, count, size};
-    for (size_t row = 0; row < rows; row++)
-        tokens[row] = choose_token(chosen_kernels(), choices + row, &scores, row, uniform[row], changed);
+    choose_tokens(chosen_kernels(), choices, rows, &scores, uniform, changed, tokens);
 }
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

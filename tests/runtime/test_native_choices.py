@@ -190,8 +190,11 @@ def test_few_rows_are_left_to_numpy() -> None:
         {"repetition_penalty": 1.3}, {"presence_penalty": 2.0}, {"no_repeat_ngram_size": 2},
     ):  # fmt: skip
         assert left(functools.partial(plain, **changes)) < 4
+    for changes in ({"top_k": 0}, {"top_k": 0, "repetition_penalty": 1.3}):
+        assert left(functools.partial(plain, **changes)) < 24
     for changes in (
-        {"top_k": 0}, {"top_k": 64}, {"typical_p": 0.9}, {"repetition_penalty": 0.9},
+        {"top_k": 64}, {"typical_p": 0.9}, {"repetition_penalty": 0.9},
+        {"top_k": 0, "repetition_penalty": 0.9},
     ):  # fmt: skip
         assert left(functools.partial(plain, **changes)) == rows
 

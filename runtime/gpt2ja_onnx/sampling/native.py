@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2ja_kernels.chooser import CHOICE, DRAW, LEAVE, TAKE_BEST, WATCHED
+from gpt2ja_kernels.chooser import CHOICE, DRAW, DRAW_FROM_ALL, LEAVE, TAKE_BEST, WATCHED
 from gpt2ja_onnx.errors import GenerationError
 from gpt2ja_onnx.sampling.processors import (
     CountPenalties,
@@ -56,6 +56,7 @@ class NativeChoices:
         choices["kind"] = np.where(
             draws, np.where(cuts_alone(rows.configs), DRAW, LEAVE), TAKE_BEST
         )
+        choices["kind"][candidates.unbounded] = DRAW_FROM_ALL
         choices["temperature"] = np.maximum(rows.column("temperature")[:, 0], COLDEST)
         choices["top_k"] = [min(config.top_k or most, most) for config in rows.configs]
         choices["limit"] = np.where(top_p < 1, 1 - top_p, -1)
@@ -72,12 +73,15 @@ class NativeChoices:
             tokens = watched_tokens(others)
             if tokens is None or len(tokens) > WATCHED:
                 choices["edge"][row] = candidates.count - 1  # which leaves it to numpy
+                if row in candidates.unbounded:
+                    choices["kind"][row] = LEAVE
                 continue
             choices["watched"][row, : len(tokens)] = tokens
             if len(others) < len(state.processors):
                 self._penalised.append(row)
             if state.constraint is not None:
                 self._constraints[row] = state.constraint
+        self._reads_all = bool(self._constraints or candidates.unbounded)
         self._chooser = native.chooser(choices, vocab_size)
 
     def choose(self, scores: Scores, uniform: NDArray[np.float64]) -> list[int]:
@@ -98,7 +102,7 @@ class NativeChoices:
                 self._chooser.allow(row, constraint.mask())
             except GenerationError:  # it fails again, with its own row
                 failed.append(row)
-        every = scores.logits.read() if self._constraints else None
+        every = scores.logits.read() if self._reads_all else None
         tokens = self._chooser(scores.candidates, scores.ids, uniform, every)
         for row, token in enumerate(tokens):
             if token < LEFT:
