@@ -82,7 +82,7 @@ class Advance:
 def _append(sequence: Sequence, token: int, scores: Scores, row: int) -> None:
     count = sequence.group.config.logprobs
     if count is not None:
-        entry = log_probabilities(scores.logits.row(row), token, scores.ids[row], count)
+        entry = log_probabilities(scores, row, token, count)
         sequence.logprobs.append(TokenLogprobs(*entry))
     sequence.append(token)
 

@@ -251,5 +251,5 @@ class BeamSearch:
         if count is None:
             return []
         beam = candidate.beam
-        entry = log_probabilities(scores.logits.row(beam), candidate.token, scores.ids[beam], count)
+        entry = log_probabilities(scores, beam, candidate.token, count)
         return [*self._logprobs[beam], entry]

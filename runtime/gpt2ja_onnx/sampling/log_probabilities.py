@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gpt2ja_onnx.device.log_normaliser import log_normalisers
 
 if TYPE_CHECKING:
-    from gpt2ja_onnx.device.base import Floats, Ids
+    from gpt2ja_onnx.device.base import Floats, Scores
 
 
 def log_normaliser(logits: Floats) -> float:
@@ -20,16 +20,19 @@ def log_normaliser(logits: Floats) -> float:
 
 
 def log_probabilities(
-    logits: Floats, chosen: int, ids: Ids, count: int
+    scores: Scores, row: int, chosen: int, count: int
 ) -> tuple[float, list[tuple[int, float]]]:
-    """Log-probability of the chosen token and of the `count` best ones, before any setting.
+    """Log-probability of a chosen token and of the `count` best ones, before any setting.
 
     Args:
-        logits: Raw scores, shape (vocabulary,).
+        scores: Of some rows.
+        row: Which of them.
         chosen: A token id.
-        ids: Candidates by falling score, shape (candidates,).
         count: How many best tokens to report; at most the number of candidates.
     """
-    total = log_normaliser(logits)
-    best = [(int(token), float(logits[token]) - total) for token in ids[:count]]
-    return float(logits[chosen]) - total, best
+    logits = scores.logits.row(row)
+    total = float(log_normalisers(logits, scores.logits.native))
+    best, ids = scores.candidates[row, :count].tolist(), scores.ids[row, :count].tolist()
+    return logits.item(chosen) - total, [
+        (token, score - total) for token, score in zip(ids, best, strict=True)
+    ]

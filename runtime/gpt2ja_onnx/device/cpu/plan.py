@@ -154,10 +154,7 @@ class CpuPlan:
 
     def log_normalisers(self) -> NDArray[np.float64]:
         """See `gpt2ja_onnx.device.base.Plan`."""
-        if self._native is None:
-            return log_normalisers(self._buffers.logits)
-        largest, totals = self._native.sum_exponentials(self._buffers.logits)
-        return np.log(totals) + largest.astype(np.float64)
+        return log_normalisers(self._buffers.logits, self._native)
 
     def all_candidates(self) -> tuple[Floats, Ids]:
         """See `gpt2ja_onnx.device.base.Plan`."""
