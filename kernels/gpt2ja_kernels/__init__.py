@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # variable may choose.
 _LIBRARY = Path(__file__).with_name("_kernels.so")
 # Raised with every change that makes an older library wrong for a newer bundle, or the other way
-# round; `GPT2JA_VERSION` in register.c is the same number.
+# round; `gpt2ja_version` in register.c gives the same number.
 VERSION = 6
 
 

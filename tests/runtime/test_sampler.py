@@ -228,3 +228,26 @@ def test_nothing_left_is_an_error_of_that_row_alone() -> None:
     first, second = choose(logits, order, logits, states)
     assert isinstance(first, GenerationError)
     assert second == 0
+
+
+def test_what_another_row_keeps_changes_no_sum() -> None:
+    """The last number of a stream, and a top-p at the edge of a sum: one unit of it shows."""
+    found = set()
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        logits = random.normal(0, 2, (2, 1000)).astype(np.float32)
+        ids = np.argsort(-logits, axis=1, kind="stable")[:, :CANDIDATES]
+        best = np.take_along_axis(logits, ids, axis=1)
+        tails = np.cumsum(softmax(best[:1, :20])[0, ::-1], dtype=np.float64)[::-1]
+        top_p = 1 - float(np.float32(tails[int(random.integers(1, 19))]))
+        one = GenerationConfig(do_sample=True, top_k=20, top_p=top_p)
+        other = GenerationConfig(do_sample=True, top_k=40, typical_p=0.9)
+
+        def chosen(*configs: GenerationConfig, rows: Any = (logits, best, ids)) -> Any:
+            stream: Any = mock.Mock(random=lambda: 1 - 2**-53)
+            states = [SamplerState(c, (), stream, np.array([1]), 1, 9) for c in configs]
+            few = [array[: len(configs)] for array in rows]
+            return Sampler().choose(Scores(few[1], few[2], HostLogits(few[0])), states)[0]
+
+        found.add(chosen(one) == chosen(one, other))
+    assert found == {True}

@@ -58,7 +58,7 @@ class NativeChoices:
         )
         choices["kind"][candidates.unbounded] = DRAW_FROM_ALL
         choices["temperature"] = np.maximum(rows.column("temperature")[:, 0], COLDEST)
-        choices["top_k"] = [min(config.top_k or most, most) for config in rows.configs]
+        choices["top_k"] = [config.top_k or most for config in rows.configs]
         choices["limit"] = np.where(top_p < 1, 1 - top_p, -1)
         choices["min_p"] = rows.column("min_p")[:, 0]
         choices["edge"] = -1 if candidates.complete else candidates.edge
@@ -137,7 +137,7 @@ def _set_penalty(choice: np.void, processor: Processor) -> bool:
         choice["presence"], choice["frequency"] = processor.presence, processor.frequency
         choice["prompt"] = processor.prompt
     elif isinstance(processor, NoRepeatNgrams):
-        choice["ngram"] = min(processor.size, np.iinfo(np.int32).max)
+        choice["ngram"] = processor.size
     else:
         return False
     return True

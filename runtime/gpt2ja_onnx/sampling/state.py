@@ -64,11 +64,6 @@ class SamplerState:
             found.append(self.constraint)
         return found
 
-    @property
-    def processed(self) -> bool:
-        """Whether a processor would change any score in this step."""
-        return any(processor.active(self.history) for processor in self.processors)
-
     def possible_tokens(self, vocab_size: int) -> Ids:
         """All tokens, or the only ones that the constraint leaves, where no score rises."""
         if self.constraint is None or not all(kind.lowers_only for kind in self.processors):

@@ -186,7 +186,7 @@ class TypicalP:
 
 def _keep_typical(scores: Floats, mass: float, keep: int) -> None:
     information = -np.log(softmax(scores[None])[0])
-    expected = np.nansum(np.exp(-information) * information)
+    expected = np.float32(_total(np.nan_to_num(np.exp(-information) * information)).item())
     distance = np.abs(information - expected)
     order = np.argsort(distance, kind="stable")
     cumulative = np.cumsum(softmax(scores[None, order])[0], dtype=np.float64).astype(np.float32)
@@ -232,7 +232,7 @@ class EtaCutoff:
         """See `Warper`."""
         probabilities = softmax(scores)
         information = np.where(probabilities > 0, -np.log(probabilities), 0)
-        entropy = (probabilities * information).sum(axis=1, keepdims=True, dtype=np.float64)
+        entropy = _total(probabilities * information)
         eta = np.minimum(self._epsilon, np.sqrt(self._epsilon) * np.exp(-entropy))
         _drop_unlikely(scores, eta.astype(np.float32), self._keep)
         return scores, ids
@@ -346,7 +346,14 @@ def draw_places(scores: Floats, uniform: NDArray[np.float64]) -> NDArray[np.int6
 
 
 def softmax(scores: Floats) -> Floats:
-    """Softmax along the last axis, in float32."""
+    """Softmax along the last axis, in float32; what is not kept behind a row changes nothing."""
     exponentials: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    exponentials /= exponentials.sum(axis=-1, keepdims=True)
-    return exponentials
+    return (exponentials / _total(exponentials)).astype(np.float32)
+
+
+def _total(numbers: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sums along the last axis, which stays, one number after another.
+
+    numpy's own sums depend on how many zeros are behind the numbers: on how much other rows keep.
+    """
+    return np.cumsum(numbers, axis=-1, dtype=np.float64)[..., -1:]
