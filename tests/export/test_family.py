@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -203,6 +203,8 @@ def test_any_text_has_the_same_ids_and_parts_that_join_to_it(
 ) -> None:
     tokenizer, theirs = pair(make_layout(name))
     text = text.encode(errors="replace").decode()
+    # Which are text to us: see the next test. Hypothesis tries the strings of our own sources.
+    assume(not any(token in text for token in theirs.all_special_tokens))
     ids, parts = tokenizer.encode_with_texts(text)
     assert ids == tokenizer.encode(text)
     assert ids == theirs.encode(text, add_special_tokens=False)
