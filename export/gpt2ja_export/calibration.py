@@ -78,9 +78,9 @@ class Channels:
         return self._sum / self._rows
 
 
-def input_grams(model: GPT2LMHeadModel, windows: Tensor) -> dict[tuple[int, Product], Tensor]:
+def input_grams(model: GPT2LMHeadModel, windows: Tensor) -> dict[Place, Tensor]:
     """Mean outer product of every product's input with itself, shape (inputs, inputs)."""
-    grams: dict[tuple[int, Product], Tensor] = {}
+    grams: dict[Place, Tensor] = {}
     rows = windows.numel()
 
     def see(layer: int, name: Product, given: Tensor, _: Tensor) -> None:
